@@ -1,0 +1,127 @@
+"""A module captured once with ``torch.export``; everything after works on the capture."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from edgevit.errors import ConversionError, EdgevitError
+from edgevit.tensorspec import TensorSpec
+
+__all__ = ["Program", "capture"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured graph with what its border looks like.
+
+    Args:
+        exported: torch's own program; the weights are in it.
+        inputs: names, shapes (batch first, as captured) and kinds of the inputs, in order.
+        outputs: the same of the outputs.
+        dynamic_batch: whether the first axis of every input and output may vary.
+    """
+
+    exported: ExportedProgram
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic_batch: bool = False
+
+    def graph_module(self) -> fx.GraphModule:
+        """A fresh GraphModule of the program, parameters as attributes, without input guards.
+
+        Its nodes carry ``nn_module_stack``, so a layer's name in the source model is known.
+        """
+        module = cast(fx.GraphModule, self.exported.module(check_guards=False))
+        # An exported module refuses .train(), which some exporters call; a plain one does not.
+        return fx.GraphModule(module, module.graph)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the program; inputs and outputs in the order of ``inputs`` and ``outputs``."""
+        with torch.inference_mode():
+            out = self._runner(*inputs)
+        return (out,) if isinstance(out, Tensor) else tuple(out)
+
+    @property
+    def _runner(self) -> fx.GraphModule:
+        cached: fx.GraphModule | None = self.__dict__.get("_cached_runner")
+        if cached is None:
+            cached = self.graph_module()
+            object.__setattr__(self, "_cached_runner", cached)
+        return cached
+
+    def recapture(self, module: nn.Module) -> Program:
+        """Capture a rewritten graph again, with this program's inputs and dynamic batch."""
+        return capture(module, self.inputs, dynamic_batch=self.dynamic_batch)
+
+    def fingerprint(self) -> str:
+        """sha256 over the graph's operators, arguments and weights: equal means the same program."""
+        digest = hashlib.sha256()
+        numbers: dict[str, int] = {}
+        for node in self.exported.graph.nodes:
+            numbers[node.name] = len(numbers)
+            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{numbers[n.name]}")
+            digest.update(f"{node.op} {node.target} {arguments}\n".encode())
+        for name, tensor in sorted(self.exported.state_dict.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def capture(
+    model: nn.Module, inputs: Sequence[TensorSpec], *, dynamic_batch: bool = False
+) -> Program:
+    """Capture a module at given input shapes.
+
+    Args:
+        model: an nn.Module in eval mode whose inputs and outputs are tensors.
+        inputs: its positional inputs; the batch is each one's first axis.
+        dynamic_batch: let the batch vary; the other axes stay as given.
+
+    Returns:
+        The captured program. Output names are ``logits`` for one, ``output_0``, ... for several.
+
+    Raises:
+        ConversionError: torch.export cannot trace the module at these shapes.
+    """
+    # A batch of 1 would be taken for a constant, so a dynamic batch is captured with 2.
+    specs = [s.with_batch(max(2, s.shape[0])) if dynamic_batch else s for s in inputs]
+    generator = torch.Generator().manual_seed(0)
+    tensors = tuple(torch.randn(s.shape, generator=generator) for s in specs)
+    dynamic = tuple({0: Dim("batch")} for _ in specs) if dynamic_batch else None
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model.eval(), tensors, dynamic_shapes=dynamic)
+    except EdgevitError:
+        raise
+    except Exception as error:
+        raise ConversionError(
+            f"torch.export could not capture {type(model).__name__}: {_first_lines(error)}",
+            hint="try `torch.export.export` on the module alone; "
+            "branches on tensor values cannot be captured",
+        ) from error
+    return Program(exported, tuple(inputs), _outputs(exported, inputs), dynamic_batch)
+
+
+def _outputs(exported: ExportedProgram, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    node = next(n for n in exported.graph.nodes if n.op == "output")
+    values = [cast(Any, argument).meta["val"] for argument in node.args[0]]
+    batch = inputs[0].shape[0]
+    names = ["logits"] if len(values) == 1 else [f"output_{i}" for i in range(len(values))]
+    return tuple(
+        # The captured batch is symbolic or 2 where it is dynamic; the spec keeps the asked one.
+        TensorSpec(name, (batch, *(int(size) for size in value.shape[1:])))
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def _first_lines(error: Exception, count: int = 3) -> str:
+    return " ".join(str(error).strip().splitlines()[:count])[:400]

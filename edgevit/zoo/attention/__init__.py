@@ -1,0 +1,1 @@
+"""Attention blocks (token mixers), one a file."""

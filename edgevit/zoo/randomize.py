@@ -1,0 +1,52 @@
+"""Random values where a fresh model has none, so that comparing its outputs proves something.
+
+A new BatchNorm is the identity up to epsilon, a zero-initialised scale hides the branch behind it, and
+a fresh class token is zero: a wrong export of such a model gives the right numbers. Nothing changes
+for speed; a model with random weights means nothing anyway.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["randomize_"]
+
+
+@torch.no_grad()
+def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give BatchNorm random weight, bias and statistics, and every constant parameter random values.
+
+    Scales come uniformly from 0.5 to 1.5, offsets from a normal distribution of deviation 0.1.
+
+    Args:
+        model: changed in place.
+        seed: of the generator; the same seed gives the same values.
+
+    Returns:
+        The same model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def scale_(tensor: Tensor) -> None:
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+
+    def offset_(tensor: Tensor) -> None:
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            offset_(module.running_mean)
+            assert module.running_var is not None
+            scale_(module.running_var)
+    for parameter in model.parameters():
+        first = parameter.flatten()[:1]
+        if parameter.numel() and bool((parameter == first).all()):
+            (scale_ if float(first) != 0 and parameter.dim() <= 1 else offset_)(parameter)
+    for module in model.modules():
+        # Zero-initialised scales look like offsets above; a BatchNorm's weight is known to be a scale.
+        if isinstance(module, _BatchNorm) and module.affine:
+            scale_(module.weight)
+            offset_(module.bias)
+    return model

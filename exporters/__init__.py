@@ -1,0 +1,1 @@
+"""Exporters: one captured program in, one file of one format out."""

@@ -1,0 +1,1 @@
+"""Device profiles (``*.toml``) and the papers' published figures (``published/*.csv``)."""
