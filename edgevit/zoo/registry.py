@@ -151,9 +151,10 @@ def register_model(
 def register_block(name: str, *, layout: str, paper: str | None = None) -> Callable[[C], C]:
     """Register an attention block's class under a name.
 
-    The class takes ``(dim, heads, *, tokens, **options)``: total width, number of heads, and the
-    number of tokens as ``(height, width)`` of the map (most blocks ignore it). It has ``forward(x)``,
-    with projections, and ``core(query, key, value)``, without.
+    The class takes ``(dim, heads, *, tokens, prefix_tokens=0, **options)``: total width, number of
+    heads, the token map's ``(height, width)``, and how many tokens (class token) stand before the map's
+    own; most blocks ignore the last two. It has ``forward(x)``, with projections, and
+    ``core(query, key, value)``, without.
     """
 
     def register(cls: C) -> C:
@@ -287,25 +288,34 @@ def build_model(name: str, **options: Any) -> nn.Module:
 
 
 def build_block(
-    name: str, *, dim: int, heads: int, tokens: tuple[int, int], **options: Any
+    name: str,
+    *,
+    dim: int,
+    heads: int,
+    tokens: tuple[int, int],
+    prefix_tokens: int = 0,
+    **options: Any,
 ) -> nn.Module:
-    """Build an attention block.
+    """Build an attention block; in a backbone use :func:`edgevit.zoo.mixers.make_mixer`.
 
     Args:
         name: the block's name.
         dim: total width C.
         heads: number of heads; must divide ``dim``.
         tokens: height and width of the token map.
+        prefix_tokens: tokens (class token) that stand before the map's own.
         **options: the block's own options.
 
     Raises:
         UnknownNameError: no block has that name.
-        ShapeError: the heads do not divide the width.
+        ShapeError: the heads do not divide the width, or the shape does not fit the block.
     """
     info = block_info(name)
     importlib.import_module(info.module)
     check_heads(dim, heads)
-    module: nn.Module = _blocks[info.name][1](dim, heads, tokens=tokens, **options)
+    module: nn.Module = _blocks[info.name][1](
+        dim, heads, tokens=tokens, prefix_tokens=prefix_tokens, **options
+    )
     return module
 
 

@@ -34,13 +34,14 @@ class ElementwiseAttention(nn.Module):
         dim: channels C; every channel is a head.
         heads: accepted for the common signature; channels act as heads here.
         tokens: height and width of the map, equal.
+        prefix_tokens: must be 0: a class token has no place on a map.
         qk: product of query and key, ``"element"`` or ``"dot"``.
         fv: product of attention map and value, ``"element"`` or ``"dot"``.
         focus: whether there is a focusing factor α.
         softmax_axis: ``"width"``, ``"space"`` or ``"channel"``.
 
     Raises:
-        ShapeError: the map is not square.
+        ShapeError: the map is not square, or there is a class token.
         OptionError: an option has a value that it does not know.
     """
 
@@ -50,6 +51,7 @@ class ElementwiseAttention(nn.Module):
         heads: int = 1,
         *,
         tokens: tuple[int, int] | None = None,
+        prefix_tokens: int = 0,
         qk: str = "element",
         fv: str = "element",
         focus: bool = True,
@@ -57,6 +59,8 @@ class ElementwiseAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_options(qk=qk, fv=fv, softmax_axis=softmax_axis)
+        if prefix_tokens:
+            raise ShapeError("element-wise attention works on a map, which has no class token")
         if tokens is not None and tokens[0] != tokens[1]:
             raise ShapeError(
                 f"element-wise attention transposes the map, so it must be square; got "

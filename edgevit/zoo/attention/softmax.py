@@ -20,6 +20,7 @@ class SoftmaxAttention(nn.Module):
         dim: width C.
         heads: number of heads; must divide ``dim``.
         tokens: accepted for the common signature.
+        prefix_tokens: likewise.
         qkv_bias: whether the projection to query, key and value has a bias.
 
     Raises:
@@ -32,6 +33,7 @@ class SoftmaxAttention(nn.Module):
         heads: int,
         *,
         tokens: tuple[int, int] | None = None,
+        prefix_tokens: int = 0,
         qkv_bias: bool = True,
     ) -> None:
         super().__init__()
