@@ -1,0 +1,93 @@
+"""Keeping other people's converters quiet, and what they said for the case that they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+__all__ = ["Said", "quiet"]
+
+
+@dataclass
+class Said:
+    """What was written to stdout and stderr inside :func:`quiet`; complete once that has ended."""
+
+    text: str = ""
+
+    def tail(self, lines: int = 5) -> str:
+        """The last lines that are not blank."""
+        kept = [line.rstrip() for line in self.text.splitlines() if line.strip()]
+        return "\n".join(kept[-lines:])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Said]:
+    """Catch stdout and stderr, Python's and the process's own; drop warnings and log records.
+
+    Native code writes to file descriptors 1 and 2 past ``sys.stdout``, so both levels are caught.
+    The whole process is silent meanwhile, other threads too: nothing of ours should print inside.
+
+    Yields:
+        What was said; its ``text`` is filled when the block ends, also by an exception.
+    """
+    said, disabled = Said(), logging.root.manager.disable
+    with tempfile.TemporaryFile("a+b") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            with _descriptors_to(file), _streams_to(file):
+                yield said
+        finally:
+            logging.disable(disabled)
+            file.seek(0)
+            said.text = file.read().decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _streams_to(file: BinaryIO) -> Iterator[None]:
+    with (
+        open(os.dup(file.fileno()), "w", encoding="utf-8", errors="replace", buffering=1) as stream,  # noqa: PTH123
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _descriptors_to(file: BinaryIO) -> Iterator[None]:
+    _flush()
+    saved = {fd: os.dup(fd) for fd in (1, 2) if _is_open(fd)}
+    try:
+        for fd in saved:
+            os.dup2(file.fileno(), fd)
+        yield
+    finally:
+        _flush()
+        for fd, copy in saved.items():
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
+def _flush() -> None:
+    """Empty Python's buffers and the C library's, so that every byte goes where it was meant to."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
