@@ -39,7 +39,7 @@ class Program:
 
         Its nodes carry ``nn_module_stack``, so a layer's name in the source model is known.
         """
-        module = cast(fx.GraphModule, self.exported.module(check_guards=False))
+        module = self.exported.module(check_guards=False)
         # An exported module refuses .train(), which some exporters call; a plain one does not.
         return fx.GraphModule(module, module.graph)
 
@@ -62,7 +62,7 @@ class Program:
         return capture(module, self.inputs, dynamic_batch=self.dynamic_batch)
 
     def fingerprint(self) -> str:
-        """sha256 over the graph's operators, arguments and weights: equal means the same program."""
+        """sha256 over the graph's operators, arguments and weights: the program's identity."""
         digest = hashlib.sha256()
         numbers: dict[str, int] = {}
         for node in self.exported.graph.nodes:

@@ -1,4 +1,4 @@
-"""What an exporter is: its options, the file it writes, and how that file is run again to check it."""
+"""What an exporter is: its options, the file it writes, and how that file is run to check it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 
 class CannotVerifyError(Exception):
-    """A written file cannot be checked here; the message is the reason shown with ``unverified``."""
+    """A written file cannot be checked here; the message says why."""
 
 
 class ExporterOptions:
@@ -45,14 +45,12 @@ class Artifact:
     Args:
         format: the exporter's name.
         file: name of the file inside the bundle.
-        backend: what runs it in the agent (``"onnxruntime"``, ``"tflite"``, ``"coreml"``, ``"torch"``).
-        precision: ``"fp32"`` or ``"fp16"``, how it computes.
-        inputs: names and shapes as the file takes them, in the program's order.
-        outputs: the same of what it gives.
-        layouts: per image-like input its layout in the file (``"NCHW"`` or ``"NHWC"``).
-        facts: what the file says of itself (opset, IR version, target, ...) and the options used.
-        versions: of the tools that wrote it.
-        warnings: what the user should know.
+        backend: what runs it in the agent (``"onnxruntime"``, ``"tflite"``, ``"coreml"``,
+        ``"torch"``). precision: ``"fp32"`` or ``"fp16"``, how it computes. inputs: names and shapes
+        as the file takes them, in the program's order. outputs: the same of what it gives. layouts:
+        per image-like input its layout in the file (``"NCHW"`` or ``"NHWC"``). facts: what the file
+        says of itself (opset, IR version, target, ...) and the options used. versions: of the tools
+        that wrote it. warnings: what the user should know.
     """
 
     format: str

@@ -1,22 +1,28 @@
 """What a pass is, and what it says it did.
 
-A pass is a rule with three parts: the pattern it looks for, a check that refuses *with a reason*, and
-the rewrite. It works in place on the GraphModule of a captured program.
+A pass is a rule with three parts: the pattern it looks for, a check that refuses *with a reason*,
+and the rewrite. It works in place on the GraphModule of a captured program.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from torch import fx
+if TYPE_CHECKING:
+    from torch import fx
 
 __all__ = ["Pass", "PassReport", "Refusal"]
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A place where the pattern was found and not rewritten."""
+    """A place where the pattern was found and not rewritten.
+
+    Args:
+        layer: path of the module in the source model, or the graph's own name of a bare call.
+        reason: why, in plain words.
+    """
 
     layer: str
     reason: str
@@ -48,6 +54,6 @@ class Pass(Protocol):
     #: True for a pass that computes something else on purpose (ReLU for GELU).
     changes_model: ClassVar[bool]
 
-    def __call__(self, graph: fx.GraphModule) -> PassReport:
-        """Rewrite in place; graph.recompile() is the pipeline's business."""
+    def __call__(self, module: fx.GraphModule) -> PassReport:
+        """Rewrite in place; dead nodes, lint and recompilation are the pipeline's business."""
         ...

@@ -1,8 +1,9 @@
 """Parameters and multiply-accumulates of a module.
 
-One MAC is one multiply-accumulate of a convolution or matrix product, counted by torch's flop counter
-(its total halved). Normalisation, activations, softmax and element-wise products are not counted: what
-the papers call FLOPs.
+One MAC is one multiply-accumulate of a convolution or matrix product, counted by torch's flop
+counter
+(its total halved). Normalisation, activations, softmax and element-wise products are not counted:
+what the papers call FLOPs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Write ``index.json``: names, aliases and counts of our models and blocks, for listing without torch.
+"""Write ``index.json``: what our models and blocks are, for listing them without torch.
 
-    python -m edgevit.zoo.index            write it
-    python -m edgevit.zoo.index --check    exit 1 if it is not what would be written
+python -m edgevit.zoo.index            write it
+python -m edgevit.zoo.index --check    exit 1 if it is not what would be written
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ __all__ = ["ConvNorm", "as_pair", "check_classes", "check_multiple", "check_squa
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution with "same" padding (``kernel // 2``), then BatchNorm; (B, C, H, W) to the like."""
+    """Convolution with "same" padding (``kernel // 2``), then BatchNorm, on (B, C, H, W)."""
 
     def __init__(
         self,

@@ -21,7 +21,8 @@ class MapMixerOnTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H*W, C) to (B, H*W, C)."""
-        out: Tensor = self.block(x.transpose(1, 2).unflatten(2, self.grid))
+        height, width = self.grid
+        out: Tensor = self.block(x.transpose(1, 2).reshape(-1, x.shape[2], height, width))
         return out.flatten(2).transpose(1, 2)
 
 
@@ -35,7 +36,7 @@ class TokenMixerOnMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
         out: Tensor = self.block(x.flatten(2).transpose(1, 2))
-        return out.transpose(1, 2).unflatten(2, x.shape[2:])
+        return out.transpose(1, 2).reshape(-1, *x.shape[1:])
 
 
 def make_mixer(

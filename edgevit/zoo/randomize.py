@@ -1,8 +1,8 @@
 """Random values where a fresh model has none, so that comparing its outputs proves something.
 
-A new BatchNorm is the identity up to epsilon, a zero-initialised scale hides the branch behind it, and
-a fresh class token is zero: a wrong export of such a model gives the right numbers. Nothing changes
-for speed; a model with random weights means nothing anyway.
+A new BatchNorm is the identity up to epsilon, a zero-initialised scale hides the branch behind it,
+and a fresh class token is zero: a wrong export of such a model gives the right numbers. Nothing
+changes for speed; a model with random weights means nothing anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["randomize_"]
 
 @torch.no_grad()
 def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give BatchNorm random weight, bias and statistics, and every constant parameter random values.
+    """Random BatchNorm weights, biases and statistics; random values for constant parameters.
 
     Scales come uniformly from 0.5 to 1.5, offsets from a normal distribution of deviation 0.1.
 
@@ -45,7 +45,8 @@ def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
         if parameter.numel() and bool((parameter == first).all()):
             (scale_ if float(first) != 0 and parameter.dim() <= 1 else offset_)(parameter)
     for module in model.modules():
-        # Zero-initialised scales look like offsets above; a BatchNorm's weight is known to be a scale.
+        # Zero-initialised scales look like offsets above; a BatchNorm's weight is known to be a
+        # scale.
         if isinstance(module, _BatchNorm) and module.affine:
             scale_(module.weight)
             offset_(module.bias)

@@ -1,10 +1,11 @@
 """What models and attention blocks there are, and how to make one.
 
-A family's module registers its variants with :func:`register_model`, a block's module its class with
-:func:`register_block`. Modules are found through the entry-point groups ``edgevit.models`` and
-``edgevit.blocks``. Because such a module imports torch, the names, aliases and counts of ours are also
-kept in ``index.json`` (``python -m edgevit.zoo.index`` writes it, a test holds it true), so that
-listing needs no torch. Modules of third parties are not in that index and are imported to be listed.
+A family's module registers its variants with :func:`register_model`, a block's module its class
+with :func:`register_block`. Modules are found through the entry-point groups ``edgevit.models`` and
+``edgevit.blocks``. Because such a module imports torch, the names, aliases and counts of ours are
+also kept in ``index.json`` (``python -m edgevit.zoo.index`` writes it, a test holds it true), so
+that listing needs no torch. Modules of third parties are not in that index and are imported to be
+listed.
 
 Names read ``family_size``. ``backbone+block`` swaps the attention block: unless such a name is
 registered itself, the backbone's function is called with ``mixer="block"``.
@@ -53,9 +54,10 @@ INDEX = Path(__file__).with_name("index.json")
 class ModelInfo:
     """What is known of a model without building it.
 
-    ``params`` (trainable scalars) and ``macs`` (multiply-accumulates of one image at ``image_size``,
-    convolutions and matrix products only) come from the index; they are None for a model that is not
-    in it. ``published`` holds the paper's own figures under the paper's own words.
+    ``params`` (trainable scalars) and ``macs`` (multiply-accumulates of one image at
+    ``image_size``, convolutions and matrix products only) come from the index; they are None for a
+    model that is not in it. ``published`` holds the paper's own figures under the paper's own
+    words.
     """
 
     name: str
@@ -114,8 +116,9 @@ def register_model(
 ) -> Callable[[F], F]:
     """Register a function that builds a model.
 
-    The function takes ``num_classes``, ``image_size``, ``in_chans`` and the options of its family as
-    keywords and returns an ``nn.Module``. The first line of its docstring is the model's summary.
+    The function takes ``num_classes``, ``image_size``, ``in_chans`` and the options of its family
+    as keywords and returns an ``nn.Module``. The first line of its docstring is the model's
+    summary.
 
     Args:
         name: the model's name; the function's own by default (needed for ``backbone+block``).
@@ -152,8 +155,8 @@ def register_block(name: str, *, layout: str, paper: str | None = None) -> Calla
     """Register an attention block's class under a name.
 
     The class takes ``(dim, heads, *, tokens, prefix_tokens=0, **options)``: total width, number of
-    heads, the token map's ``(height, width)``, and how many tokens (class token) stand before the map's
-    own; most blocks ignore the last two. It has ``forward(x)``, with projections, and
+    heads, the token map's ``(height, width)``, and how many tokens (class token) stand before the
+    map's own; most blocks ignore the last two. It has ``forward(x)``, with projections, and
     ``core(query, key, value)``, without.
     """
 

@@ -1,7 +1,7 @@
 """Weights from a file, or nothing at all: a model is never loaded half.
 
-``.safetensors`` is read as it is; ``.pth`` and ``.pt`` only with torch's ``weights_only=True``, which
-refuses a pickle that carries code.
+``.safetensors`` is read as it is; ``.pth`` and ``.pt`` only with torch's ``weights_only=True``,
+which refuses a pickle that carries code.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path.name} is damaged or no safetensors file: {error}") from error
+    return tensors
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

@@ -12,12 +12,14 @@ lightweight vision transformers").
     logits
 
 An encoder is a ConvEncoder and then element-wise attention, both with a residual (section 3.2,
-equation 4). The paper prints one figure, 23.4 M parameters, and no widths or depths; the configuration
-here (widths 128, 256, 512, depths 4, 8, 8) is one that gives it, with one attention per encoder.
+equation 4). The paper prints one figure, 23.4 M parameters, and no widths or depths; the
+configuration here (widths 128, 256, 512, depths 4, 8, 8) is one that gives it, with one attention
+per encoder.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,15 +91,15 @@ class EleViT(nn.Module):
         self.stem = nn.Sequential(
             *(
                 ConvNorm(a, b, 3, stride=2, bias=True, activation=nn.GELU())
-                for a, b in zip(channels, channels[1:], strict=False)
+                for a, b in itertools.pairwise(channels)
             )
         )
         self.stages = nn.ModuleList()
         previous = None
         for width, depth in zip(config.widths, config.depths, strict=True):
-            downsample = (
-                [ConvNorm(previous, width, 3, stride=2, bias=True)] if previous is not None else []
-            )
+            downsample: list[nn.Module] = []
+            if previous is not None:
+                downsample.append(ConvNorm(previous, width, 3, stride=2, bias=True))
             self.stages.append(
                 nn.Sequential(*downsample, *(Encoder(width, config) for _ in range(depth)))
             )

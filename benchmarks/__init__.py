@@ -1,0 +1,1 @@
+"""Side-by-side measurements; what they print is what the README says."""

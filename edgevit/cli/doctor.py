@@ -1,0 +1,101 @@
+"""``edgevit doctor``: what is installed, and what each format and device lacks."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from edgevit.cli.common import out_console, print_json
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "onnxsim",
+    "coremltools",
+    "litert-torch",
+    "ai-edge-litert",
+    "tflite-runtime",
+    "pandas",
+    "rich",
+    "typer",
+)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Show what is installed, and what each format and device lacks."""
+    report = {
+        "edgevit": version("edgevit"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "formats": _formats(),
+        "devices": _devices(),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _formats() -> dict[str, Any]:
+    from exporters.base import exporters
+
+    report = {}
+    for name in exporters.names():
+        exporter = exporters.get(name)
+        missing = exporter.missing()
+        report[name] = {
+            "ready": not missing,
+            "missing": missing,
+            "install": f'pip install "edgevit[{exporter.extra}]"' if missing else None,
+            "checked_by": _checked_by(name),
+        }
+    return report
+
+
+def _checked_by(name: str) -> str:
+    if name != "coreml":
+        return "its own runtime"
+    return "Core ML" if platform.system() == "Darwin" else "reference interpreter (no macOS here)"
+
+
+def _devices() -> dict[str, Any]:
+    from devices.base import devices
+
+    return {name: {"ready": True} for name in devices.names()}
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = out_console()
+
+    def line(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    line(f"edgevit {report['edgevit']}, Python {report['python']}, {report['platform']}")
+    line("packages")
+    for name, found in report["packages"].items():
+        line(f"  {name:<16} {found or '-'}")
+    line("formats")
+    for name, entry in report["formats"].items():
+        if entry["ready"]:
+            line(f"  {name:<16} ready; files are checked by {entry['checked_by']}")
+        else:
+            line(f"  {name:<16} lacks {', '.join(entry['missing'])}: {entry['install']}")
+    line("devices")
+    for name in report["devices"]:
+        line(f"  {name:<16} ready")

@@ -1,0 +1,200 @@
+"""``edgevit export``: a model to a bundle of checked files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgevit.cli.common import (
+    CliProgress,
+    out_console,
+    parse_ints,
+    parse_options,
+    parse_size,
+    print_json,
+    split_list,
+)
+from edgevit.errors import OptionError
+
+if TYPE_CHECKING:
+    from edgevit.bundle import Bundle
+
+#: Shortcuts for options of a format: the flag goes to every chosen format that has the option.
+FLAGS = ("opset", "ir_version", "simplify", "target", "precision", "layout")
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A name from `edgevit models`, or package.module:factory.")
+    ],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", help="onnx, coreml, tflite, torch; several with commas."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder that the bundle's folder is made in.")
+    ] = Path("exports"),
+    name: Annotated[str | None, typer.Option(help="The bundle's folder name.")] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(help="relu replaces GELU, SiLU and hard-swish; this changes the model."),
+    ] = None,
+    fold_bn: Annotated[
+        bool, typer.Option("--fold-bn/--no-fold-bn", help="Fold every BatchNorm that can be.")
+    ] = True,
+    num_classes: Annotated[int | None, typer.Option(help="Size of the head.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Pixels: 224 or 800x1280.")] = None,
+    in_chans: Annotated[int, typer.Option(help="Channels of the image.")] = 3,
+    input_shape: Annotated[
+        str | None, typer.Option(help="For a factory that takes no image: sizes without batch.")
+    ] = None,
+    model_option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Option of the model's family, such as softmax_axis=space."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help=".safetensors, .pth or .pt; random without it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights and of the test inputs.")] = 0,
+    batch: Annotated[int, typer.Option(help="Batch size of the files.")] = 1,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Let the batch vary (onnx, torch).")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Check each stage against the one before.")
+    ] = True,
+    image: Annotated[Path | None, typer.Option(help="A picture to verify on.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 13 and up.")] = None,
+    ir_version: Annotated[
+        int | None, typer.Option(help="ONNX IR version, for old runtimes.")
+    ] = None,
+    simplify: Annotated[
+        bool | None, typer.Option("--simplify", help="ONNX: run onnxsim over the file.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Core ML: ios15 to ios18.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Core ML: fp16 or fp32.")] = None,
+    layout: Annotated[str | None, typer.Option(help="TFLite input: nchw or nhwc.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", help="Any option of a format: onnx.opset=15."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest on stdout.")] = False,
+) -> None:
+    """Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file."""
+    from edgevit.export import export as run
+
+    chosen = split_list(formats) or ["onnx"]
+    given = {
+        "opset": opset,
+        "ir_version": ir_version,
+        "simplify": simplify,
+        "target": target,
+        "precision": precision,
+        "layout": layout,
+    }
+    source: dict[str, Any] = {
+        "num_classes": num_classes,
+        "image_size": parse_size(image_size),
+        "in_chans": in_chans,
+        "weights": weights,
+        "input_shape": parse_ints("--input-shape", input_shape) if input_shape else None,
+        "model_options": parse_options("--set", model_option),
+    }
+    with CliProgress(quiet=as_json) as progress:
+        bundle = run(
+            model,
+            formats=chosen,
+            output=output,
+            activation=activation,
+            fold_batchnorm=fold_bn,
+            dynamic_batch=dynamic_batch,
+            verify=verify,
+            image=image,
+            name=name,
+            options=format_options(chosen, given, option),
+            batch=batch,
+            seed=seed,
+            progress=progress,
+            **source,
+        )
+    if as_json:
+        print_json({"path": str(bundle.path), **bundle.manifest})
+    else:
+        print_bundle(bundle)
+
+
+def format_options(
+    formats: list[str], flags: dict[str, Any], items: list[str] | None
+) -> dict[str, dict[str, Any]]:
+    """Options by format from the shortcut flags and from ``format.name=value`` items.
+
+    Raises:
+        OptionError: a flag that none of the formats has, an item without a format.
+    """
+    from dataclasses import fields
+
+    from exporters.base import exporters
+
+    options: dict[str, dict[str, Any]] = {}
+    have = {f: {x.name for x in fields(exporters.get(f).options)} for f in formats}  # type: ignore[arg-type]
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        takers = [f for f in formats if flag in have[f]]
+        if not takers:
+            raise OptionError(
+                f"--{flag.replace('_', '-')}",
+                expected=f"an option of format {' or '.join(formats)}",
+                got=value,
+            )
+        for taker in takers:
+            options.setdefault(taker, {})[flag] = value
+    for key, value in parse_options("--option", items).items():
+        format_name, dot, option = key.partition(".")
+        if not dot or format_name not in formats:
+            raise OptionError(
+                "--option", expected=f"format.name=value for {', '.join(formats)}", got=key
+            )
+        options.setdefault(format_name, {})[option] = value
+    return options
+
+
+def print_bundle(bundle: Bundle) -> None:
+    """What was written and how it was checked."""
+    console = out_console()
+    manifest = bundle.manifest
+    console.print(f"{bundle.path}", highlight=False, markup=False)
+    for report in manifest["passes"]:
+        refused = len(report["refused"])
+        console.print(
+            f"  {report['name']}: {report['rewritten']} rewritten, {refused} refused",
+            highlight=False,
+        )
+    for name, entry in manifest["artifacts"].items():
+        size = manifest["files"][entry["file"]]["bytes"] / 2**20
+        console.print(
+            f"  {entry['file']:<16} {size:7.1f} MiB  {verification_text(entry['verification'])}",
+            highlight=False,
+            markup=False,
+        )
+        del name
+
+
+def verification_text(verification: dict[str, Any]) -> str:
+    """A file's status in one line, with the closest figures."""
+    status = verification["status"]
+    if status == "unverified":
+        return f"unverified: {verification['reason']}"
+    parts = []
+    for check in verification["checks"]:
+        worst = max(check["comparisons"], key=lambda c: c["relative"] or float("inf"), default=None)
+        if worst is not None and worst["max_abs"] is not None:
+            parts.append(
+                f"{check['label']}: max abs {worst['max_abs']:.1e}, "
+                f"{worst['relative']:.1e} of scale, cosine {worst['cosine']:.6f}"
+            )
+        else:
+            parts.append(f"{check['label']}: {check['reason']}")
+    return f"{status} ({'; '.join(parts)})"

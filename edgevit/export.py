@@ -1,0 +1,539 @@
+"""Export: a model becomes a bundle of checked files.
+
+    module --capture--> program --passes--> program --exporters--> files
+
+Each stage is checked against the one before it; a stage that does not agree ends the export, and
+nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.artifacts import Arrays, artifact_json, stack_runs, summarize, verify_artifact
+from edgevit.bundle import (
+    GOLDEN,
+    MANIFEST,
+    SCHEMA_VERSION,
+    Bundle,
+    hash_file,
+    save_golden,
+    write_bundle,
+    write_manifest,
+)
+from edgevit.errors import (
+    BundleError,
+    MissingExtraError,
+    OptionError,
+    UsageError,
+    VerificationError,
+)
+from edgevit.preprocess import PHOTOGRAPH, load_image
+from edgevit.progress import Progress
+from edgevit.source import BlockSpec, Source, block_source, model_source
+from edgevit.verify import Verification, tolerance_for, verify_outputs
+from exporters.base import Artifact, Exporter, exporters, make_options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevit.capture import Program
+    from edgevit.passes import PassReport
+
+__all__ = ["export", "export_source"]
+
+#: Noise samples that verification runs, beside the picture.
+NOISE_SAMPLES = 2
+ACTIVATIONS = ("relu",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written, checked before any work is done.
+
+    Args:
+        formats: exporter and its validated options by format name.
+        activation: ``"relu"`` to replace every smooth activation, or None.
+        fold_batchnorm: fold every BatchNorm that can be folded.
+        dynamic_batch: let the batch vary in the files.
+        verify: check every file.
+        image: picture to verify on; the one that ships with edgevit if None.
+        name: the bundle's folder name; made from the source and the options if None.
+    """
+
+    formats: Mapping[str, tuple[Exporter, Any]]
+    activation: str | None = None
+    fold_batchnorm: bool = True
+    dynamic_batch: bool = False
+    verify: bool = True
+    image: Path | None = None
+    name: str | None = None
+
+    @classmethod
+    def make(
+        cls,
+        formats: str | Sequence[str],
+        options: Mapping[str, Mapping[str, Any]],
+        *,
+        activation: str | None,
+        dynamic_batch: bool,
+        **rest: Any,
+    ) -> Plan:
+        """A plan from what the user said.
+
+        Raises:
+            UnknownNameError: a format that does not exist.
+            MissingExtraError: a format whose packages are not installed.
+            OptionError: an option that its format does not know.
+        """
+        names = list(dict.fromkeys([formats] if isinstance(formats, str) else formats))
+        if not names:
+            raise OptionError("format", expected="at least one format", got=names)
+        if activation is not None and activation not in ACTIVATIONS:
+            raise OptionError("activation", expected=" or ".join(ACTIVATIONS), got=activation)
+        for name in options.keys() - set(names):
+            raise OptionError(
+                f"options[{name!r}]", expected=f"options of {', '.join(names)}", got=name
+            )
+        chosen = {}
+        for name in names:
+            exporter = exporters.get(name)
+            if missing := exporter.missing():
+                raise MissingExtraError(f"format {name}", missing, exporter.extra)
+            if dynamic_batch and not exporter.dynamic_batch:
+                raise OptionError(
+                    "dynamic_batch",
+                    expected=f"a fixed batch for format {name}",
+                    got=True,
+                    hint="export that format by itself, without dynamic batch",
+                )
+            chosen[name] = (exporter, make_options(exporter, dict(options.get(name, {}))))
+        return cls(chosen, activation=activation, dynamic_batch=dynamic_batch, **rest)
+
+
+def export(
+    model: str | nn.Module | BlockSpec,
+    *,
+    formats: str | Sequence[str] = "onnx",
+    output: str | Path = "exports",
+    activation: str | None = None,
+    fold_batchnorm: bool = True,
+    dynamic_batch: bool = False,
+    verify: bool = True,
+    image: str | Path | None = None,
+    name: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **source_options: Any,
+) -> Bundle:
+    """Export a model to one or more formats, each checked, as a bundle.
+
+    Args:
+        model: a name of the zoo, ``package.module:factory``, an ``nn.Module``, or a block.
+        formats: one or more of ``onnx``, ``coreml``, ``tflite``, ``torch``.
+        output: the folder that the bundle's own folder is made in.
+        activation: ``"relu"`` to replace GELU, SiLU and hard-swish; this changes the model.
+        fold_batchnorm: fold every BatchNorm that can be folded exactly.
+        dynamic_batch: let the batch vary, for formats that can.
+        verify: check each stage against the one before; off leaves ``unverified`` behind.
+        image: a picture to verify on; one that ships with edgevit by default.
+        name: the bundle's folder name; made from the model and the options by default.
+        options: options by format, ``{"onnx": {"opset": 15}}``.
+        batch: first axis of the input.
+        seed: of random weights and of the noise that verification runs.
+        progress: told about stages.
+        **source_options: for a name of the zoo ``num_classes``, ``image_size``, ``in_chans``,
+            ``weights`` and ``options`` as ``model_options``; see
+            :func:`edgevit.source.model_source`.
+
+    Returns:
+        The written bundle.
+
+    Raises:
+        UsageError: something asked for does not exist or does not fit.
+        VerificationError: a stage does not compute the same thing; nothing is left behind.
+        UnavailableError: a package is missing, a converter gave up, or the disk refuses.
+    """
+    plan = Plan.make(
+        formats,
+        options or {},
+        activation=activation,
+        dynamic_batch=dynamic_batch,
+        fold_batchnorm=fold_batchnorm,
+        verify=verify,
+        image=Path(image) if image is not None else None,
+        name=name,
+    )
+    if isinstance(model, BlockSpec):
+        source = block_source(model, batch=batch, seed=seed)
+    else:
+        model_options = source_options.pop("model_options", None)
+        source = model_source(
+            model, batch=batch, seed=seed, options=model_options, **source_options
+        )
+    return export_source(source, plan, output, seed=seed, progress=progress)
+
+
+def export_source(
+    source: Source,
+    plan: Plan,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a source as planned; see :func:`export`."""
+    run = _Export(source, plan, seed, progress or Progress())
+    destination = Path(output) / (plan.name or bundle_name(source, plan))
+    with write_bundle(destination) as folder:
+        manifest = run.write(folder)
+        kept = _carry_over(destination, folder, manifest)
+        if kept:
+            run.progress.note(f"kept {', '.join(kept)} from the earlier export of this graph")
+        files = {f.name: f for f in sorted(folder.iterdir()) if f.name != MANIFEST}
+        write_manifest(folder, manifest, files)
+    return Bundle.open(destination)
+
+
+def bundle_name(source: Source, plan: Plan) -> str:
+    """The bundle's folder: the model's name and whatever is not its default."""
+    parts = [source.name.replace("/", "-")]
+    spec = source.inputs[0]
+    if source.kind == "model":
+        from edgevit.zoo.layers import as_pair
+        from edgevit.zoo.registry import model_info
+
+        info, size = model_info(source.name), spec.shape[2:]
+        if tuple(size) != as_pair(info.image_size):
+            parts.append(f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px")
+        if source.identity["num_classes"] != info.num_classes:
+            parts.append(f"{source.identity['num_classes']}c")
+        parts += [f"{k}_{v}" for k, v in sorted(source.identity["options"].items())]
+    if plan.activation:
+        parts.append(plan.activation)
+    if not plan.fold_batchnorm:
+        parts.append("unfolded")
+    if plan.dynamic_batch:
+        parts.append("dynamic")
+    elif spec.shape[0] != 1:
+        parts.append(f"b{spec.shape[0]}")
+    return "-".join(parts)
+
+
+@dataclass
+class _Export:
+    """One export under way."""
+
+    source: Source
+    plan: Plan
+    seed: int
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self.progress.stage(name):
+            yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Fill the folder; returns the manifest without the files' hashes."""
+        from edgevit.zoo.counting import count_macs, count_parameters
+
+        samples, described = self._samples()
+        program, passes = self._program(samples)
+        with self._stage("expected outputs"):
+            want = _run_program(program, samples)
+        artifacts = {
+            name: self._artifact(exporter, options, program, folder, samples, want)
+            for name, (exporter, options) in self.plan.formats.items()
+        }
+        # Golden tensors are single items of the batch, so that they fit any batch on the device.
+        save_golden(
+            folder,
+            {
+                spec.name: np.stack([arrays[i][:1] for arrays in samples])
+                for i, spec in enumerate(program.inputs)
+            },
+            {spec.name: want[i][:, :1] for i, spec in enumerate(program.outputs)},
+        )
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "edgevit": version("edgevit"),
+            "host": {"python": platform.python_version(), "platform": platform.platform()},
+            "model": {
+                **self.source.identity,
+                "kind": self.source.kind,
+                "params": count_parameters(self.source.module),
+                "macs": count_macs(self.source.module, self.source.inputs)
+                // self.source.inputs[0].shape[0],
+            },
+            "seed": self.seed,
+            "inputs": [spec.to_json() for spec in program.inputs],
+            "outputs": [spec.to_json() for spec in program.outputs],
+            "preprocessing": (
+                self.source.preprocessing.to_json() if self.source.preprocessing else None
+            ),
+            "batch": {
+                "size": program.inputs[0].shape[0],
+                "dynamic": program.dynamic_batch,
+            },
+            "graph_sha256": program.fingerprint(),
+            "samples": described,
+            "golden": GOLDEN,
+            **passes,
+            "artifacts": artifacts,
+            "seconds": self.seconds,
+        }
+
+    # -- the graph ---------------------------------------------------------------------------------
+
+    def _program(self, samples: Sequence[Arrays]) -> tuple[Program, dict[str, Any]]:
+        """The rewritten program, with what the passes did and how they were checked."""
+        from edgevit.capture import capture
+        from edgevit.passes import run_passes
+
+        module = self.source.module
+        with self._stage("capture"):
+            program = capture(module, self.source.inputs, dynamic_batch=self.plan.dynamic_batch)
+        eager = _run_module(module, samples)
+        checks = [self._check("capture", eager, program, samples, "eager module", "exact")]
+        reports: list[PassReport] = []
+        drift = None
+        reference = eager
+        if self.plan.activation == "relu":
+            with self._stage("substitute activations"):
+                program, done = run_passes(program, ["substitute_relu"])
+            reports += done
+            reference = _run_program(program, samples)
+            checks.append(self._check_substitution(done[0], reference, samples))
+            drift = _drift(eager, reference)
+            self.progress.note(_drift_note(drift))
+        if self.plan.fold_batchnorm:
+            with self._stage("fold BatchNorm"):
+                program, done = run_passes(program, ["fold_batchnorm"])
+            reports += done
+            checks.append(
+                self._check("fold_batchnorm", reference, program, samples, "graph before", "passes")
+            )
+        for report in reports:
+            for refusal in report.refusals:
+                self.progress.note(f"{report.name} left {refusal.layer}: {refusal.reason}")
+        return program, {
+            "passes": [report.to_json() for report in reports],
+            "drift": drift,
+            "program_checks": [c for c in checks if c is not None],
+        }
+
+    def _check(
+        self,
+        stage: str,
+        want: Arrays,
+        program: Program,
+        samples: Sequence[Arrays],
+        against: str,
+        precision: str,
+    ) -> dict[str, Any] | None:
+        if not self.plan.verify:
+            return None
+        result = verify_outputs(
+            [spec.name for spec in program.outputs],
+            want,
+            _run_program(program, samples),
+            label="torch",
+            proves="verified",
+            tolerance=tolerance_for(precision),
+        )
+        self._require(result, stage, against)
+        return {"stage": stage, "against": against, **result.to_json()}
+
+    def _check_substitution(
+        self, report: PassReport, got: Arrays, samples: Sequence[Arrays]
+    ) -> dict[str, Any] | None:
+        """The substituted graph against the eager model with its activation modules swapped."""
+        if not self.plan.verify:
+            return None
+        swapped, count = _swap_activations(self.source.module)
+        if count != report.rewritten:
+            # Activations called as functions cannot be swapped from outside.
+            reason = f"{report.rewritten} activations in the graph, {count} as modules"
+            unchecked = Verification("unverified", "torch", reason=reason)
+            return {"stage": report.name, "against": "eager module", **unchecked.to_json()}
+        result = verify_outputs(
+            [f"output_{i}" for i in range(len(got))],
+            _run_module(swapped, samples),
+            got,
+            label="torch",
+            proves="verified",
+            tolerance=tolerance_for("exact"),
+        )
+        self._require(result, report.name, "eager module with ReLU")
+        return {"stage": report.name, "against": "eager module with ReLU", **result.to_json()}
+
+    # -- the files ---------------------------------------------------------------------------------
+
+    def _artifact(
+        self,
+        exporter: Exporter,
+        options: Any,
+        program: Program,
+        folder: Path,
+        samples: Sequence[Arrays],
+        want: Arrays,
+    ) -> dict[str, Any]:
+        with self._stage(f"write {exporter.name}"):
+            artifact = exporter.export(program, folder, options)
+        with self._stage(f"verify {exporter.name}"):
+            results = self._verify(exporter, artifact, folder, samples, want)
+        for warning in artifact.warnings:
+            self.progress.note(f"{exporter.name}: {warning}")
+        return artifact_json(artifact) | {"verification": summarize(results)}
+
+    def _verify(
+        self,
+        exporter: Exporter,
+        artifact: Artifact,
+        folder: Path,
+        samples: Sequence[Arrays],
+        want: Arrays,
+    ) -> list[Verification]:
+        if not self.plan.verify:
+            return [Verification("unverified", "none", reason="verification was switched off")]
+        results = verify_artifact(exporter, artifact, folder, samples, want)
+        for result in results:
+            self._require(result, f"{artifact.file}, run by {result.label},", "program")
+        return results
+
+    @staticmethod
+    def _require(result: Verification, what: str, against: str) -> None:
+        if not result.ok:
+            raise VerificationError(
+                f"{what} does not agree with the {against}: {result.reason}",
+                hint="nothing was written; `--no-verify` writes the file marked unverified",
+            )
+
+    # -- inputs ------------------------------------------------------------------------------------
+
+    def _samples(self) -> tuple[list[Arrays], list[dict[str, Any]]]:
+        """Inputs to verify on, one list of arrays a run, and what each of them is."""
+        runs: list[Arrays] = []
+        described: list[dict[str, Any]] = []
+        # The picture comes first: the first sample is what a device is timed on.
+        if self.source.preprocessing is not None:
+            path = self.plan.image or PHOTOGRAPH
+            runs.append([self._picture(path)])
+            described.append({"kind": "image", "file": path.name, "sha256": hash_file(path)})
+        elif self.plan.image is not None:
+            raise UsageError(f"{self.source.name} takes no image, so none can be verified on")
+        for index in range(NOISE_SAMPLES):
+            generator = np.random.default_rng([self.seed, index])
+            runs.append(
+                [
+                    generator.standard_normal(spec.shape, dtype=np.float32)
+                    for spec in self.source.inputs
+                ]
+            )
+            described.append({"kind": "normal noise", "seed": [self.seed, index]})
+        return runs, described
+
+    def _picture(self, path: Path) -> NDArray[Any]:
+        spec, preprocessing = self.source.inputs[0], self.source.preprocessing
+        assert preprocessing is not None
+        image = load_image(path, (spec.shape[2], spec.shape[3]), preprocessing)
+        # The rows of a batch must differ, or one that mixes them up would not be noticed.
+        rows = [np.roll(image, 7 * row, axis=-1) for row in range(spec.shape[0])]
+        return np.ascontiguousarray(np.concatenate(rows))
+
+
+def _run_program(program: Program, samples: Sequence[Arrays]) -> Arrays:
+    import torch
+
+    return stack_runs(
+        [[o.numpy() for o in program(*map(torch.from_numpy, run))] for run in samples]
+    )
+
+
+def _run_module(module: nn.Module, samples: Sequence[Arrays]) -> Arrays:
+    import torch
+
+    runs = []
+    with torch.inference_mode():
+        for arrays in samples:
+            out = module(*map(torch.from_numpy, arrays))
+            runs.append([o.numpy() for o in ([out] if isinstance(out, torch.Tensor) else out)])
+    return stack_runs(runs)
+
+
+def _swap_activations(module: nn.Module) -> tuple[nn.Module, int]:
+    """A copy with every smooth activation module replaced by ReLU, and how many there were."""
+    from torch import nn
+
+    smooth = (nn.GELU, nn.SiLU, nn.Hardswish)
+    copied, count = copy.deepcopy(module), 0
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, smooth):
+                setattr(parent, name, nn.ReLU())
+                count += 1
+    return copied, count
+
+
+def _drift(before: Arrays, after: Arrays) -> dict[str, Any]:
+    """How far the first output moved on purpose: a different model, not an error."""
+    from edgevit.verify import compare
+
+    comparison = compare("output", before[0], after[0])
+    agree = (before[0].argmax(-1) == after[0].argmax(-1)).mean()
+    return {
+        "max_abs": comparison.max_abs,
+        "relative": comparison.relative,
+        "cosine": comparison.cosine,
+        "top1_agreement": float(agree),
+        "advice": "fine-tune the weights with ReLU before use",
+    }
+
+
+def _drift_note(drift: Mapping[str, Any]) -> str:
+    return (
+        f"ReLU changes the model: outputs move by {drift['relative']:.1%} of their scale "
+        f"(max abs {drift['max_abs']:.2e}, cosine {drift['cosine']:.4f}); {drift['advice']}"
+    )
+
+
+def _carry_over(destination: Path, folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Take over other formats of an earlier export, if it was of the very same graph."""
+    import shutil
+
+    if not (destination / MANIFEST).is_file():
+        return []
+    try:
+        old = Bundle.open(destination)
+    except BundleError:
+        return []
+    same = ("graph_sha256", "samples", "batch", "preprocessing", "edgevit")
+    if any(old.manifest.get(key) != manifest.get(key) for key in same):
+        return []
+    kept = [name for name in old.formats if name not in manifest["artifacts"]]
+    for name in kept:
+        entry = old.manifest["artifacts"][name]
+        origin = destination / entry["file"]
+        copier = shutil.copytree if origin.is_dir() else shutil.copy2
+        copier(origin, folder / entry["file"])
+        manifest["artifacts"][name] = entry
+    return kept
