@@ -1,10 +1,13 @@
 """Vanilla softmax attention (Vaswani et al. 2017), what the others are compared with.
 
-    out = softmax(Q Kᵀ / sqrt(d)) V        per head of width d
+    out = softmax(Q Kᵀ / sqrt(d)) V
+
+per head of width d, the softmax over the keys.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from edgevit.errors import OptionError, ShapeError
@@ -68,7 +71,7 @@ class SoftmaxAttention(nn.Module):
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads * d) to (B, heads, N, d)."""
-    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, x.shape[-1] // heads)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
