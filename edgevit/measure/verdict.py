@@ -1,0 +1,147 @@
+"""Whether a measurement is steady enough to be shown: ``ok``, or ``unstable`` with every reason.
+
+Conditions are what the agent's probes tell before and after the runs; a probe that the machine does
+not have is absent and judges nothing:
+
+    governor                  {cpu: name}
+    frequency_khz             {cpu: {"current": kHz, "max": kHz or null}}
+    temperature_c             {zone: degrees}
+    load_average              [1, 5, 15 minutes]
+    throttled                 {"now": [word, ...], "since_boot": [word, ...]}
+    cpu_speed_limit_percent   100 unless the machine holds itself back
+    power_mode, power_source  words
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgevit.measure.statistics import Statistics
+
+__all__ = ["verdict"]
+
+#: Later rounds this much slower or faster than earlier ones are drift, if the rank test agrees.
+DRIFT_LIMIT = 0.02
+DRIFT_P = 0.05
+#: The widest interval of the median, as a share of the median.
+WIDTH_LIMIT = 0.03
+#: Degrees Celsius at which boards begin to slow down, and processors that stand more.
+THROTTLE_POINT_C = 80.0
+THROTTLE_POINTS_C = {"x86_pkg_temp": 95.0}
+#: A clock that fell by more than this share has changed; one at rest may rise when work begins.
+CLOCK_FALL = 0.1
+
+Conditions = Mapping[str, Any]
+
+
+def verdict(
+    statistics: Statistics,
+    before: Conditions | None = None,
+    after: Conditions | None = None,
+    *,
+    threads: int = 1,
+    cpus: int | None = None,
+    throttle_point_c: float | None = None,
+) -> tuple[str, str | None]:
+    """Judge a finished measurement.
+
+    Args:
+        statistics: of its runs.
+        before: conditions before the runs; see the module's text. None if they are not known.
+        after: the same after the runs.
+        threads: that the subject ran with.
+        cpus: that the machine has; decides which load leaves no room.
+        throttle_point_c: the temperature at which the device slows down, in degrees Celsius; 80
+            where it is not known, 95 for x86.
+
+    Returns:
+        ``("ok", None)``, or ``("unstable", reasons)``.
+    """
+    start, end = before or {}, after or {}
+    reasons = [
+        *_spread(statistics),
+        *_drift(statistics),
+        *_throttling(start, end),
+        *_changes(start, end),
+        *_clock(start, end),
+        *_heat(start, end, throttle_point_c),
+        *_load(start, threads, cpus),
+    ]
+    return ("unstable", "; ".join(reasons)) if reasons else ("ok", None)
+
+
+def _spread(statistics: Statistics) -> Iterator[str]:
+    width = statistics.interval_width
+    if width is None:
+        yield "a single round gives no interval of the median"
+    elif width > WIDTH_LIMIT:
+        yield (
+            f"the interval of the median is {100 * width:.1f} % of it wide, "
+            f"more than {100 * WIDTH_LIMIT:.0f} %"
+        )
+
+
+def _drift(statistics: Statistics) -> Iterator[str]:
+    drift = statistics.drift
+    if drift and abs(drift.ratio - 1) > DRIFT_LIMIT and drift.p_value < DRIFT_P:
+        word = "slower" if drift.ratio > 1 else "faster"
+        share = 100 * abs(drift.ratio - 1)
+        yield f"drift: later rounds were {share:.1f} % {word} (rank test p = {drift.p_value:.2g})"
+
+
+def _throttling(before: Conditions, after: Conditions) -> Iterator[str]:
+    start, end = before.get("throttled", {}), after.get("throttled", {})
+    words = [*start.get("now", []), *end.get("now", [])]
+    if start:
+        # What happened since boot counts only if it was not there before the runs.
+        words += [word for word in end.get("since_boot", []) if word not in start["since_boot"]]
+    if words:
+        yield f"throttled: {', '.join(dict.fromkeys(words))}"
+    limit = min(c.get("cpu_speed_limit_percent", 100) for c in (before, after))
+    if limit < 100:
+        yield f"throttled: the system holds the CPU at {limit} %"
+
+
+def _changes(before: Conditions, after: Conditions) -> Iterator[str]:
+    for key, words in _CHANGES.items():
+        start, end = before.get(key), after.get(key)
+        if start is not None and end is not None and start != end:
+            yield f"the {words} changed from {_words(start)} to {_words(end)}"
+
+
+_CHANGES = {"governor": "governor", "power_mode": "power mode", "power_source": "power source"}
+
+
+def _words(value: Any) -> str:
+    return "/".join(sorted(set(value.values()))) if isinstance(value, Mapping) else str(value)
+
+
+def _clock(before: Conditions, after: Conditions) -> Iterator[str]:
+    for key, what in (("max", "highest allowed clock"), ("current", "clock")):
+        start, end = _fastest(before, key), _fastest(after, key)
+        if start and end and (end != start if key == "max" else end < (1 - CLOCK_FALL) * start):
+            yield f"the {what} changed from {start / 1000:.0f} to {end / 1000:.0f} MHz"
+
+
+def _fastest(conditions: Conditions, key: str) -> int | None:
+    clocks = [c.get(key) for c in conditions.get("frequency_khz", {}).values()]
+    return max((c for c in clocks if c), default=None)
+
+
+def _heat(before: Conditions, after: Conditions, point: float | None) -> Iterator[str]:
+    start = before.get("temperature_c", {})
+    for zone, end in after.get("temperature_c", {}).items():
+        limit = point or THROTTLE_POINTS_C.get(zone, THROTTLE_POINT_C)
+        # A sensor that shows the very same value twice, above the limit, measures nothing.
+        if end >= limit and start.get(zone) != end:
+            yield f"{zone} reached {end:.0f} °C, the throttle point is {limit:.0f} °C"
+
+
+def _load(before: Conditions, threads: int, cpus: int | None) -> Iterator[str]:
+    load = before.get("load_average")
+    if not load:
+        return
+    limit = max(1.0, float((cpus or 1) - threads))
+    if load[0] > limit:
+        yield f"the load average was {load[0]:.1f} before the runs, more than {limit:.0f}"
