@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 __all__ = ["Said", "quiet"]
 
@@ -53,12 +54,49 @@ def quiet() -> Iterator[Said]:
 
 @contextlib.contextmanager
 def _streams_to(file: BinaryIO) -> Iterator[None]:
+    out, err = _Switch(sys.stdout), _Switch(sys.stderr)
     with (
         open(os.dup(file.fileno()), "w", encoding="utf-8", errors="replace", buffering=1) as stream,  # noqa: PTH123
-        contextlib.redirect_stdout(stream),
-        contextlib.redirect_stderr(stream),
+        out.to(stream),
+        err.to(stream),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
     ):
         yield
+
+
+class _Switch(io.TextIOBase):
+    """Writes to one stream for a while and to the usual one afterwards.
+
+    A module that is first imported inside :func:`quiet` may keep ``sys.stderr`` for its logging;
+    what it keeps must not be closed under it.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, usual: TextIO) -> None:
+        self._usual = self._stream = usual
+
+    @contextlib.contextmanager
+    def to(self, stream: TextIO) -> Iterator[None]:
+        self._stream = stream
+        try:
+            yield
+        finally:
+            self._stream = self._usual
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._stream.buffer
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 @contextlib.contextmanager

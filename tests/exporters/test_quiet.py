@@ -64,3 +64,16 @@ def test_a_replaced_stdout_is_caught_too(capsys):
         print("to a replaced stream")
     assert capsys.readouterr().out == ""
     assert "replaced stream" in said.text
+
+
+def test_a_handler_made_inside_still_works_outside(capfd):
+    with quiet() as said:
+        handler = logging.StreamHandler()
+        sys.stdout.buffer.write(b"through the buffer\n")
+    log = logging.getLogger("made_inside")
+    log.propagate = False
+    log.addHandler(handler)
+    log.error("heard")
+    log.removeHandler(handler)
+    assert capfd.readouterr() == ("", "heard\n")
+    assert said.text == "through the buffer\n"
