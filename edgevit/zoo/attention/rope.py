@@ -47,6 +47,6 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, heads, N, d) to (B, heads, N, d)."""
-        even, odd = torch.unflatten(x, -1, (x.shape[-1] // 2, 2)).unbind(-1)
+        even, odd = x[..., 0::2], x[..., 1::2]
         turned = (even * self.cos - odd * self.sin, even * self.sin + odd * self.cos)
-        return torch.stack(turned, -1).flatten(-2)
+        return torch.stack(turned, -1).reshape(-1, *x.shape[1:])

@@ -7,7 +7,6 @@ per head of width d, the softmax over the keys.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from edgevit.errors import OptionError, ShapeError
@@ -32,6 +31,7 @@ class SoftmaxAttention(nn.Module):
 
     Raises:
         ShapeError: the heads do not divide the width.
+        OptionError: ``rope`` without ``tokens``.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class SoftmaxAttention(nn.Module):
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads * d) to (B, heads, N, d)."""
-    return torch.unflatten(x, -1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+    return x.reshape(-1, x.shape[1], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, heads, N, d) to (B, N, heads * d)."""
-    return x.transpose(1, 2).flatten(2)
+    return x.transpose(1, 2).reshape(-1, x.shape[2], x.shape[1] * x.shape[3])
 
 
 def inner_width(dim: int, heads: int, head_dim: int | None) -> int:
