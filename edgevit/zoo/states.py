@@ -40,7 +40,9 @@ def split_rows(
     return parts
 
 
-def join_rows(state: Mapping[str, Tensor], first: str, second: str, whole: str) -> dict[str, Tensor]:
+def join_rows(
+    state: Mapping[str, Tensor], first: str, second: str, whole: str
+) -> dict[str, Tensor]:
     """Every pair of tensors ``...first...`` and ``...second...`` as one, along the first axis.
 
     Args:
@@ -81,6 +83,6 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, prefix_tokens: int
             f"resized to {grid[0]} x {grid[1]}",
             hint="build the model at the image size of the weights",
         )
-    image = rows.transpose(1, 2).unflatten(2, (side, side))
+    image = rows.transpose(1, 2).reshape(-1, rows.shape[2], side, side)
     resized = F.interpolate(image.float(), grid, mode="bicubic", align_corners=False)
     return torch.cat([prefix, resized.to(table.dtype).flatten(2).transpose(1, 2)], 1)
