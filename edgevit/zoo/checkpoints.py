@@ -1,8 +1,8 @@
 """Released checkpoints under our names.
 
-A family holds one small table of rules, pattern and replacement, that turns the names of the released
-checkpoints into its own; every rule is applied to every name, in order. Names that are ours already
-pass through unchanged, so weights saved here load by the same way.
+A family holds one small table of rules, pattern and replacement, that turns the names of the
+released checkpoints into its own; every rule is applied to every name, in order. Names that are
+ours already pass through unchanged, so weights saved here load by the same way.
 """
 
 from __future__ import annotations
