@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from edgevit.errors import BundleError, OutputError, UsageError
 
-__all__ = ["GOLDEN", "MANIFEST", "SCHEMA_VERSION", "Bundle", "hash_file", "write_bundle"]
+__all__ = ["GOLDEN", "MANIFEST", "SCHEMA", "SCHEMA_VERSION", "Bundle", "hash_file", "write_bundle"]
 
 SCHEMA_VERSION = 1
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 

@@ -43,7 +43,8 @@ from edgevit.errors import (
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, Source, block_source, model_source
-from edgevit.verify import Verification, tolerance_for, verify_outputs
+from edgevit.verify import Verification, compare, tolerance_for, verify_outputs
+from edgevit.versions import tool_versions
 from exporters.base import Artifact, Exporter, exporters, make_options
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ __all__ = ["export", "export_source"]
 #: Noise samples that verification runs, beside the picture.
 NOISE_SAMPLES = 2
 ACTIVATIONS = ("relu",)
+#: Options of an export that are not about the source.
+PLAN_OPTIONS = (
+    "activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "name", "options",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,24 +173,52 @@ def export(
         VerificationError: a stage does not compute the same thing; nothing is left behind.
         UnavailableError: a package is missing, a converter gave up, or the disk refuses.
     """
-    plan = Plan.make(
+    source, rest = make_source(model, batch=batch, seed=seed, **source_options)
+    plan = make_plan(
+        formats,
+        activation=activation,
+        fold_batchnorm=fold_batchnorm,
+        dynamic_batch=dynamic_batch,
+        verify=verify,
+        image=image,
+        name=name,
+        options=options,
+        **rest,
+    )
+    return export_source(source, plan, output, seed=seed, progress=progress)
+
+
+def make_source(
+    model: str | nn.Module | BlockSpec, *, batch: int = 1, seed: int = 0, **options: Any
+) -> tuple[Source, dict[str, Any]]:
+    """The source of an export, and those options that were not the source's."""
+    rest = {k: options.pop(k) for k in list(options) if k in PLAN_OPTIONS}
+    if isinstance(model, BlockSpec):
+        if given := [key for key, value in options.items() if value is not None]:
+            raise UsageError(f"a block takes no {', '.join(given)}")
+        return block_source(model, batch=batch, seed=seed), rest
+    family = options.pop("model_options", None)
+    return model_source(model, batch=batch, seed=seed, options=family, **options), rest
+
+
+def make_plan(
+    formats: str | Sequence[str],
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    activation: str | None = None,
+    dynamic_batch: bool = False,
+    image: str | Path | None = None,
+    **rest: Any,
+) -> Plan:
+    """A plan from keywords; see :func:`export` for what they mean and what is raised."""
+    return Plan.make(
         formats,
         options or {},
         activation=activation,
         dynamic_batch=dynamic_batch,
-        fold_batchnorm=fold_batchnorm,
-        verify=verify,
         image=Path(image) if image is not None else None,
-        name=name,
+        **rest,
     )
-    if isinstance(model, BlockSpec):
-        source = block_source(model, batch=batch, seed=seed)
-    else:
-        model_options = source_options.pop("model_options", None)
-        source = model_source(
-            model, batch=batch, seed=seed, options=model_options, **source_options
-        )
-    return export_source(source, plan, output, seed=seed, progress=progress)
 
 
 def export_source(
@@ -259,6 +292,7 @@ class _Export:
         program, passes = self._program(samples)
         with self._stage("expected outputs"):
             want = _run_program(program, samples)
+        sensitivity = self._sensitivity(program, want)
         artifacts = {
             name: self._artifact(exporter, options, program, folder, samples, want)
             for name, (exporter, options) in self.plan.formats.items()
@@ -276,7 +310,11 @@ class _Export:
             "schema_version": SCHEMA_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "edgevit": version("edgevit"),
-            "host": {"python": platform.python_version(), "platform": platform.platform()},
+            "host": {
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "tools": tool_versions(),
+            },
             "model": {
                 **self.source.identity,
                 "kind": self.source.kind,
@@ -297,6 +335,7 @@ class _Export:
             "graph_sha256": program.fingerprint(),
             "samples": described,
             "golden": GOLDEN,
+            "sensitivity": sensitivity,
             **passes,
             "artifacts": artifacts,
             "seconds": self.seconds,
@@ -319,15 +358,15 @@ class _Export:
         reference = eager
         if self.plan.activation == "relu":
             with self._stage("substitute activations"):
-                program, done = run_passes(program, ["substitute_relu"])
+                program, done = run_passes(program, ["drop_identities", "substitute_relu"])
             reports += done
             reference = _run_program(program, samples)
-            checks.append(self._check_substitution(done[0], reference, samples))
+            checks.append(self._check_substitution(done[-1], reference, samples))
             drift = _drift(eager, reference)
             self.progress.note(_drift_note(drift))
         if self.plan.fold_batchnorm:
             with self._stage("fold BatchNorm"):
-                program, done = run_passes(program, ["fold_batchnorm"])
+                program, done = run_passes(program, ["drop_identities", "fold_batchnorm"])
             reports += done
             checks.append(
                 self._check("fold_batchnorm", reference, program, samples, "graph before", "passes")
@@ -340,6 +379,19 @@ class _Export:
             "drift": drift,
             "program_checks": [c for c in checks if c is not None],
         }
+
+    def _sensitivity(self, program: Program, want: Arrays) -> list[dict[str, Any]]:
+        """How much the outputs depend on the inputs; if hardly, agreement proves little."""
+        report = []
+        for spec, values in zip(program.outputs, want, strict=True):
+            same = compare(spec.name, values, values)
+            report.append({"output": spec.name, "spread": same.spread, "scale": same.scale})
+            if same.spread < 10 * tolerance_for("fp32") * same.scale:
+                self.progress.note(
+                    f"{spec.name} hardly depends on the input (it moves by {same.spread:.1e} at a "
+                    f"scale of {same.scale:.1e}), so agreement proves little"
+                )
+        return report
 
     def _check(
         self,
@@ -496,8 +548,6 @@ def _swap_activations(module: nn.Module) -> tuple[nn.Module, int]:
 
 def _drift(before: Arrays, after: Arrays) -> dict[str, Any]:
     """How far the first output moved on purpose: a different model, not an error."""
-    from edgevit.verify import compare
-
     comparison = compare("output", before[0], after[0])
     agree = (before[0].argmax(-1) == after[0].argmax(-1)).mean()
     return {

@@ -126,7 +126,7 @@ def _zoo_source(
 ) -> Source:
     from edgevit.zoo.factory import create_model
     from edgevit.zoo.layers import as_pair
-    from edgevit.zoo.randomize import randomize_
+    from edgevit.zoo.randomize import randomize_, settle_
     from edgevit.zoo.registry import model_info
     from edgevit.zoo.weights import hash_state
 
@@ -142,9 +142,10 @@ def _zoo_source(
         seed=seed,
         **options,
     )
+    image = TensorSpec("image", (batch, in_chans, *size), "image")
     if weights is None:
         # A fresh network hides its branches behind zeros and identities: no check would mean much.
-        randomize_(module, seed)
+        settle_(randomize_(module, seed), [image], seed)
     identity = {
         "name": info.name,
         "num_classes": classes,
@@ -154,7 +155,6 @@ def _zoo_source(
         "weights": _weights_identity(weights, seed),
         "weights_sha256": hash_state(module),
     }
-    image = TensorSpec("image", (batch, in_chans, *size), "image")
     return Source(info.name, "model", module, (image,), identity, preprocessing)
 
 

@@ -6,30 +6,48 @@ interrupted.
 
 from __future__ import annotations
 
-import json
+import importlib
 import sys
 
 import typer
 
-from edgevit.cli import bench, doctor, export, models, table, verify
-from edgevit.cli.common import error_console
 from edgevit.errors import EdgevitError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "main", "make_app"]
 
-app = typer.Typer(
-    name="edgevit",
-    help="Efficient vision transformers from PyTorch to a measured deployment on an edge device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("models")(models.models)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("bench")(bench.bench)
-app.command("table")(table.table)
-app.command("doctor")(doctor.doctor)
+#: Commands in the order of the help; each is the function of its own name in its own module.
+COMMANDS = {
+    "models": "List models and attention blocks, or show one model in detail.",
+    "export": "Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file.",
+    "verify": "Check a bundle's files on this machine.",
+    "bench": "Check and time models and attention blocks on a device.",
+    "table": "Show results as a table, with where every number comes from.",
+    "doctor": "Show what is installed, and what each format and device lacks.",
+}
+
+
+def make_app(command: str | None = None) -> typer.Typer:
+    """The command line with one command, or with the list of all and none that runs."""
+    app = typer.Typer(
+        name="edgevit",
+        help="Vision transformers from PyTorch to a measured deployment on an edge device.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        # Plain help: the decorated one imports a Markdown parser and a syntax highlighter first.
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name, short in COMMANDS.items():
+        if name == command:
+            app.command(name)(getattr(importlib.import_module(f"edgevit.cli.{name}"), name))
+        elif command is None:
+            app.command(name, help=short)(_never_run)
+    return app
+
+
+def _never_run() -> None:
+    """Stands for a command in the list of all; running one imports it first."""
 
 
 def _version(value: bool) -> None:
@@ -40,7 +58,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
@@ -51,13 +68,15 @@ def _options(
 
 def main() -> None:
     """Run the command line; every error of ours becomes a message and its exit code."""
+    asked = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    app = make_app(asked if asked in COMMANDS else None)
     try:
         app()
     except EdgevitError as error:
         _show(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        error_console().print("interrupted")
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe went away (`edgevit table | head`): nothing to complain about.
@@ -67,8 +86,12 @@ def main() -> None:
 
 def _show(error: EdgevitError) -> None:
     if "--json" in sys.argv[1:]:
+        import json
+
         print(json.dumps(error.to_json(), indent=1))
         return
+    from edgevit.cli.common import error_console
+
     console = error_console()
     console.print("[bold red]error:[/]", end=" ")
     console.print(error.message, markup=False, highlight=False)

@@ -44,7 +44,7 @@ def out_console() -> Console:
     """Results."""
     from rich.console import Console
 
-    return Console()
+    return Console(soft_wrap=True)
 
 
 def print_json(data: Any) -> None:

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 
 from edgevit.cli.common import out_console, print_json
 
-PACKAGES = (
-    "torch",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "onnxsim",
-    "coremltools",
-    "litert-torch",
-    "ai-edge-litert",
-    "tflite-runtime",
-    "pandas",
-    "rich",
-    "typer",
-)
-
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Show what is installed, and what each format and device lacks."""
+    from edgevit.versions import TOOLS, tool_versions
+
     report = {
-        "edgevit": version("edgevit"),
+        "edgevit": tool_versions(["edgevit"])["edgevit"],
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": tool_versions((*TOOLS, "pandas", "rich", "typer")),
         "formats": _formats(),
         "devices": _devices(),
     }
@@ -43,13 +28,6 @@ def doctor(
         print_json(report)
     else:
         _print(report)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _formats() -> dict[str, Any]:

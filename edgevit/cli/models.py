@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -42,8 +43,6 @@ def _list_models(pattern: str | None, as_json: bool) -> None:
         for i in infos
     ]
     _print_table(("model", "params", "MACs", "px", "paper", "what it is"), rows)
-    if out_console().is_terminal:
-        out_console().print("backbone+block swaps the attention block of any backbone", style="dim")
 
 
 def _list_blocks(pattern: str | None, as_json: bool) -> None:
@@ -66,10 +65,9 @@ def _show_model(name: str, as_json: bool) -> None:
     if as_json:
         print_json(entry)
         return
-    console = out_console()
     for key, value in entry.items():
         if value not in (None, "", [], {}):
-            console.print(f"{key:<12} {_plain(value)}", highlight=False, markup=False)
+            print(f"{key:<12} {_plain(value)}")
 
 
 def _entry(info: Any) -> dict[str, Any]:
@@ -95,14 +93,13 @@ def _giga(count: int | None) -> str:
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    console = out_console()
-    if console.is_terminal:
+    if sys.stdout.isatty():  # rich takes longer to import than the rest to run
         from rich.table import Table
 
         table = Table(*header, box=None, header_style="bold", pad_edge=False)
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        out_console().print(table)
         return
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:

@@ -65,7 +65,8 @@ def create_model(
             name, num_classes=classes, image_size=size, in_chans=in_chans, **options
         )
     if state is not None:
-        load_weights(model, state, source=Path(str(weights)).name)
+        adapt = getattr(model, "adapt_state", None)  # released names, tables of another image size
+        load_weights(model, adapt(state) if adapt else state, source=Path(str(weights)).name)
     return model.eval()
 
 

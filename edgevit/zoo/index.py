@@ -6,13 +6,14 @@ python -m edgevit.zoo.index --check    exit 1 if it is not what would be written
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 
+from edgevit.registry import entry_points
 from edgevit.tensorspec import TensorSpec
 from edgevit.zoo import registry
 from edgevit.zoo.counting import count_macs, count_parameters
@@ -24,9 +25,9 @@ __all__ = ["build_index"]
 def build_index() -> dict[str, Any]:
     """The index as it should be: every model and block of our own modules, models with counts."""
     for group in ("edgevit.models", "edgevit.blocks"):
-        for point in entry_points(group=group):
-            if point.module.startswith("edgevit."):
-                point.load()
+        for module in entry_points(group).values():
+            if module.startswith("edgevit."):
+                importlib.import_module(module)
     models = {n: _model(i) for n, (i, _) in sorted(registry._models.items()) if _ours(i.module)}
     blocks = {n: _block(i) for n, (i, _) in sorted(registry._blocks.items()) if _ours(i.module)}
     return {"models": models, "blocks": blocks}

@@ -7,11 +7,15 @@ changes for speed; a model with random weights means nothing anyway.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["randomize_"]
+from edgevit.tensorspec import TensorSpec
+
+__all__ = ["randomize_", "settle_"]
 
 
 @torch.no_grad()
@@ -50,4 +54,34 @@ def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, _BatchNorm) and module.affine:
             scale_(module.weight)
             offset_(module.bias)
+    return model
+
+
+@torch.no_grad()
+def settle_(model: nn.Module, inputs: Sequence[TensorSpec], seed: int = 0) -> nn.Module:
+    """Set the statistics of every BatchNorm to what it sees, for one batch of normal noise.
+
+    Random statistics let the signal shrink from layer to layer, until the output hardly depends on
+    the input and agreement proves little. Statistics that fit keep its scale, as training does.
+
+    Args:
+        model: changed in place; its mode stays.
+        inputs: its inputs; four items of noise are run through it.
+        seed: of the noise.
+
+    Returns:
+        The same model.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return model
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    generator = torch.Generator().manual_seed(seed)
+    model(*(torch.randn(spec.with_batch(4).shape, generator=generator) for spec in inputs))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.train(model.training)
     return model

@@ -19,12 +19,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.errors import OptionError, ShapeError, UnknownNameError
-from edgevit.registry import match_names
+from edgevit.registry import entry_points, match_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -188,13 +187,15 @@ def _index() -> dict[str, Any]:
     return data
 
 
-def _import_modules(group: str, *, skip: Iterable[str] = ()) -> None:
-    skipped = set(skip)
-    for point in entry_points(group=group):
-        if point.module not in skipped:
-            importlib.import_module(point.module)
+@lru_cache(maxsize=2)
+def _import_unindexed(group: str, indexed: frozenset[str]) -> None:
+    """Import the modules of a group that the index does not cover, so that they register."""
+    for module in entry_points(group).values():
+        if module not in indexed:
+            importlib.import_module(module)
 
 
+@lru_cache(maxsize=1)
 def _indexed_models() -> dict[str, ModelInfo]:
     return {
         name: ModelInfo(name=name, **{**entry, "aliases": tuple(entry.get("aliases", ()))})
@@ -202,19 +203,20 @@ def _indexed_models() -> dict[str, ModelInfo]:
     }
 
 
+@lru_cache(maxsize=1)
 def _indexed_blocks() -> dict[str, BlockInfo]:
     return {name: BlockInfo(name=name, **entry) for name, entry in _index()["blocks"].items()}
 
 
 def _all_models() -> dict[str, ModelInfo]:
     indexed = _indexed_models()
-    _import_modules("edgevit.models", skip={i.module for i in indexed.values()})
+    _import_unindexed("edgevit.models", frozenset(i.module for i in indexed.values()))
     return indexed | {n: info for n, (info, _) in _models.items() if n not in indexed}
 
 
 def _all_blocks() -> dict[str, BlockInfo]:
     indexed = _indexed_blocks()
-    _import_modules("edgevit.blocks", skip={i.module for i in indexed.values()})
+    _import_unindexed("edgevit.blocks", frozenset(i.module for i in indexed.values()))
     return indexed | {n: info for n, (info, _) in _blocks.items() if n not in indexed}
 
 

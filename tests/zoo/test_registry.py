@@ -9,6 +9,7 @@ from edgevit.zoo.index import build_index
 from edgevit.zoo.registry import _index, build_model
 
 
+@pytest.mark.slow  # `make check` compares it too
 def test_the_index_is_what_would_be_written():
     assert build_index() == _index()
 

@@ -1,0 +1,67 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+import edgevit as package
+
+
+def test_version(edgevit):
+    outcome = edgevit("--version")
+    assert outcome.out.strip() == f"edgevit {package.__version__}"
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["models"], ["export"], ["verify"], ["bench"], ["table"], ["doctor"]]
+)
+def test_every_command_explains_itself(edgevit, command):
+    outcome = edgevit(*command, "--help")
+    assert outcome.code == 0
+    assert "Usage" in outcome.out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["export", "--help"]])
+def test_help_and_listing_import_nothing_heavy(arguments):
+    code = (
+        "import sys; sys.argv = ['edgevit', *sys.argv[1:]]\n"
+        "from edgevit.cli.app import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'onnx', 'onnxruntime', 'coremltools', 'litert_torch', 'numpy'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.rstrip().endswith("heavy: []"), done.stdout[-200:]
+
+
+def test_an_unknown_command_is_wrong_usage(edgevit):
+    outcome = edgevit("exprot")
+    assert outcome.code == 2
+    assert "exprot" in outcome.err
+
+
+def test_errors_as_json(edgevit):
+    outcome = edgevit("models", "elvit", "--json")
+    assert outcome.json["error"] == "UnknownNameError"
+    assert outcome.json["exit_code"] == outcome.code == 2
+
+
+def test_running_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "edgevit", "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"edgevit \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m edgevit models | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
