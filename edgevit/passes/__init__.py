@@ -1,0 +1,73 @@
+"""Rewrites of the captured graph, each a rule in a module of its own.
+
+>>> program, reports = run_passes(program, ["fold_batchnorm"])
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgevit.errors import UnknownNameError
+from edgevit.passes.base import Pass, PassReport, Refusal
+
+if TYPE_CHECKING:
+    from edgevit.capture import Program
+
+__all__ = ["PIPELINE", "Pass", "PassReport", "Refusal", "passes", "run_passes"]
+
+#: Every pass. They run in this order, whatever order they are asked for in. A name is that of the
+#: module here that holds the pass as ``RULE``.
+PIPELINE: tuple[str, ...] = (
+    # Before all others: their patterns need not look through dropout and copies that do nothing.
+    "drop_identities",
+    # Before every exact rewrite: it changes what the model computes, and what follows is then
+    # checked against the changed model. It also looks for formulas, which a rewrite could break up.
+    "substitute_relu",
+    # Last: it goes by what lies between a layer and a BatchNorm, so that must be in its final form.
+    "fold_batchnorm",
+)
+
+
+def passes(names: Sequence[str]) -> tuple[Pass, ...]:
+    """The passes of those names, in the order of :data:`PIPELINE`.
+
+    Raises:
+        UnknownNameError: no pass has that name.
+    """
+    for name in names:
+        if name not in PIPELINE:
+            raise UnknownNameError("pass", name, PIPELINE)
+    modules = [importlib.import_module(f"{__name__}.{n}") for n in PIPELINE if n in names]
+    return tuple(module.RULE for module in modules)
+
+
+def run_passes(program: Program, names: Sequence[str]) -> tuple[Program, tuple[PassReport, ...]]:
+    """Rewrite a program.
+
+    Args:
+        program: is left as it is.
+        names: of the passes; they run in the order of :data:`PIPELINE`.
+
+    Returns:
+        The rewritten program, captured anew, with weights that nothing uses any more gone; the very
+        same program if no pass found anything. And a report for each pass.
+
+    Raises:
+        UnknownNameError: no pass has that name.
+    """
+    from torch import fx
+
+    chosen = passes(names)
+    module = program.graph_module()
+    reports = []
+    for rule in chosen:
+        module.graph.eliminate_dead_code()
+        reports.append(rule(module))
+    if not any(report.rewritten for report in reports):
+        return program, tuple(reports)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    # A GraphModule takes over the constants that its graph uses, and no others.
+    return program.recapture(fx.GraphModule(module, module.graph)), tuple(reports)
