@@ -189,6 +189,30 @@ def test_eval_is_independent_of_the_batch():
     torch.testing.assert_close(model(x), one_by_one, rtol=1e-4, atol=1e-5)
 
 
+def test_the_layers_normalise_after_the_residual_and_the_last_stages_before():
+    torch.manual_seed(0)
+    model = randomize_(create_model("soft_tiny", **SMALL))
+    layer, last = model.stages[0].blocks[0], model.stages[3].blocks[0]
+    x = torch.randn(2, 16 * 16, 16)
+    y = layer.norm1(x + layer.attn(x))
+    hidden = F.gelu(layer.mlp.fc1(y), approximate="tanh")
+    expected = layer.norm2(y + layer.mlp.fc2(hidden))
+    torch.testing.assert_close(layer(x), expected)
+    x = torch.randn(2, 5, 32)
+    y = x + last.attn(last.norm1(x))
+    expected = y + last.mlp.fc2(F.gelu(last.mlp.fc1(last.norm2(y))))
+    torch.testing.assert_close(last(x), expected)
+
+
+def test_every_embedding_convolution_has_bias_norm_and_relu():
+    model = create_model("soft_tiny", **SMALL)
+    kinds = [[type(layer).__name__ for layer in s.patch_embed[-1]] for s in model.stages]
+    assert kinds == [["Conv2d", "BatchNorm2d", "ReLU"]] * 4
+    convolutions = [layer[0] for stage in model.stages for layer in stage.patch_embed]
+    assert [conv.stride[0] for conv in convolutions] == [2, 1, 2, 2, 2, 2]
+    assert all(conv.bias is not None for conv in convolutions)
+
+
 def released(model):
     """The state under the names of the released code."""
     renamed = {}
