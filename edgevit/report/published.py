@@ -22,7 +22,7 @@ class Published:
     Args:
         paper: short name of the paper (``"elevit"``).
         table: where in it (``"Table 1"``).
-        model: edgevit's name of the model or block.
+        model: edgevit's name of the model, or of the block with its shape.
         paper_name: the paper's.
         dataset: that accuracy, or the number of classes, belongs to.
         input: height and width of the images in pixels, or the block's shape.

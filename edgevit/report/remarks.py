@@ -8,6 +8,7 @@ from typing import Any
 
 from edgevit.measure.record import MEMORY_DEFINITION
 from edgevit.measure.results import Result
+from edgevit.measure.statistics import FEW_RUNS
 from edgevit.report.rows import machine_of, measured_row, runtime_of
 
 __all__ = ["left_out", "notes_on", "provenance_of", "published_provenance"]
@@ -17,7 +18,7 @@ MARKED = ("unstable", "stopped")
 LISTED = 10
 
 
-def notes_on(rows: Sequence[Row], relative_to: str | None) -> list[str]:
+def notes_on(rows: Sequence[Row], relative_to: str | None, p99: bool) -> list[str]:
     """Why rows are marked or have no times, and what memory and speed mean."""
     notes = [
         f"† not steady: {_called(row)}: {row['reason'] or row['status']}"
@@ -33,6 +34,11 @@ def notes_on(rows: Sequence[Row], relative_to: str | None) -> list[str]:
         notes.append(
             "emulated: shows that it runs and computes the right thing; times and memory of an "
             "emulator are not the device's, and are not shown"
+        )
+    few = [row["runs"] for row in rows if row.get("runs", FEW_RUNS) < FEW_RUNS]
+    if p99 and few:
+        notes.append(
+            f"p99 of fewer than {FEW_RUNS} runs (here {min(few)}) hangs on the slowest run alone"
         )
     if any(row.get("memory_mib") is not None for row in rows):
         notes.append(f"memory: {MEMORY_DEFINITION}")

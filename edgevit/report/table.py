@@ -60,7 +60,7 @@ def build_table(
     rows = [measured_row(r) for r in _ordered(shown)]
     if relative_to is not None:
         _add_ratios(rows, _reference_key(relative_to, newest))
-    notes = notes_on(rows, relative_to)
+    notes = notes_on(rows, relative_to, p99)
     notes += left_out([r for r in newest if r not in shown], older)
     provenance = provenance_of(shown)
     if published:

@@ -286,9 +286,11 @@ def test_the_same_figure_of_two_devices_is_two_rows(monkeypatch: pytest.MonkeyPa
 
 def test_blocks_have_published_times_too() -> None:
     tokens = (TensorSpec("tokens", (1, 256, 512)),)
-    sima = make_result(kind="block", name="sima", inputs=tokens)
-    frame = build_table([sima, make_result(kind="block", name="softmax", inputs=tokens)],
-                        published=True, relative_to="softmax")  # fmt: skip
+    blocks = [
+        make_result(kind="block", name=f"{name}-n256-d64-h8", inputs=tokens)
+        for name in ("sima", "softmax")
+    ]
+    frame = build_table(blocks, published=True, relative_to="softmax-n256-d64-h8")
     where = {"origin": "published", "device": "Apple M1", "published": "20.4 ms"}
     found = row(frame, **where)
     assert found["published_source"] == "sima, Table 3, H=8 N=256 D=64"
@@ -352,6 +354,13 @@ def test_p99_and_kind_are_shown_where_they_say_something() -> None:
     both = build_table([make_result(), make_result(kind="block", name="sima")])
     assert "kind" in both.attrs["columns"]
     assert "kind" not in build_table([make_result()]).attrs["columns"]
+
+
+def test_p99_of_few_runs_is_explained() -> None:
+    few = make_result(samples=blocks(rounds=8, runs=5))
+    assert "p99 of fewer than 100 runs (here 40)" in notes(build_table([few], p99=True))
+    assert "p99" not in notes(build_table([few]))
+    assert "p99" not in notes(build_table([make_result()], p99=True))
 
 
 def test_nothing_at_all() -> None:
