@@ -261,6 +261,38 @@ def test_pooling_keeps_the_class_token_apart():
     torch.testing.assert_close(out[:, 1:], pooling.spatial[1](depthwise).flatten(2).transpose(1, 2))
 
 
+@pytest.mark.parametrize(
+    ("name", "shallow"), [("vit_cifar10", {"depth": 0}), ("pit_cifar10", {"depths": (0, 0)})]
+)
+def test_the_head_reads_the_class_token_alone(name, shallow):
+    model = randomize_(small(name, **shallow))
+    logits = model(images(name))
+    # Without layers nothing has reached the class token.
+    torch.testing.assert_close(logits, logits[:1].expand(4, 5))
+    token = model.positions.class_token[0] + model.positions.table[0, :1]
+    if name.startswith("pit"):
+        token = model.layers[0].class_token(token)
+    torch.testing.assert_close(logits[:1], model.head(model.norm(token)))
+
+
+def test_the_head_of_the_mixer_reads_the_mean_of_the_normalised_tokens():
+    model = randomize_(small("mixer_cifar10", depth=0))
+    x = images("mixer_cifar10")
+    tokens = model.norm(model.embedding(x))
+    torch.testing.assert_close(model(x), model.head(tokens.mean(1)))
+
+
+def test_nothing_stands_between_the_convolutions_of_the_hybrid_embedding():
+    embedding = small("hybrid_vit_tinyimagenet").embedding
+    one, other = images("vit_tinyimagenet", 2).split(1)
+    zero = embedding(torch.zeros_like(one))
+    both = embedding(one + other) - zero
+    torch.testing.assert_close(
+        both, embedding(one) + embedding(other) - 2 * zero, rtol=1e-4, atol=1e-5
+    )
+    assert both.shape == (1, 36, 128)
+
+
 def test_rotary_models_have_no_learned_positions():
     assert "positions.table" not in small("rope_vit_cifar10").state_dict()
     assert "positions.class_token" in small("rope_vit_cifar10").state_dict()
