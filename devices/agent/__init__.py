@@ -1,0 +1,25 @@
+"""The program that runs where the model runs: it loads a file, checks it and times it.
+
+Python 3.6 up, standard library and numpy only, nothing of edgevit: it travels to a device as one
+file, ``agent-<hash>.pyz``, and this machine runs that very file too. One JSON line on stdin is the
+job; stdin then stays open, and its end, or a line ``{"command": "stop"}``, ends the agent. Events
+are JSON lines on stdout; everything that libraries print goes to stderr.
+
+    facts        machine, Python, runtimes with versions, clock; in mode "facts" also the conditions
+    progress     id, stage ("waiting", "load", "check", "warm-up"): what is about to happen
+    loaded       id, load_ns, first_ns, runtime, settings, region (what a timed region holds)
+    checked      id, ok, outputs [name, ok, max_abs, scale, cosine], samples, reason
+    conditions   when ("before", "after"), then one entry a probe that this machine has
+    warmed       id, runs, ns, inner
+    samples      id, round, inner, ns [per inference]
+    memory       id, method, baseline_bytes, loaded_bytes, peak_bytes
+    warning      id, kind, message
+    error        id (null if it concerns the whole job), kind, message
+    done         stopped
+
+A job names its mode: "facts", "check", "time" or "memory". A file that is not the one expected, or
+that computes something else than its golden outputs, is never timed.
+"""
+
+PROTOCOL = 1
+AGENT_VERSION = "1.0"

@@ -1,0 +1,128 @@
+"""What a backend is: a runtime that loads one file and runs it on arrays."""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from ..errors import AgentError, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+else:
+    Array = Any
+
+
+class Backend:
+    """One file in one runtime.
+
+    The order of calls is the constructor (which imports the runtime), :meth:`load`, then for every
+    set of inputs :meth:`bind`, the callable it returns as often as one likes, and :meth:`outputs`.
+
+    Args:
+        subject: the job's entry; its ``options`` are this backend's.
+        threads: how many the runtime may use.
+
+    Raises:
+        AgentError: the runtime is missing here, or has no such option.
+    """
+
+    #: As jobs call it.
+    name = ""
+    #: What one timed inference holds, in words that travel with the result.
+    region = ""
+    #: Names of its options with their defaults.
+    defaults: Dict[str, Any] = {}
+
+    def __init__(self, subject: Dict[str, Any], threads: int) -> None:
+        self.file: str = subject["file"]
+        self.inputs: List[str] = [entry["name"] for entry in subject["inputs"]]
+        self.output_names: List[str] = [entry["name"] for entry in subject["outputs"]]
+        self.threads = threads
+        self.options = self._options(subject.get("options") or {})
+        self.import_runtime()
+
+    def import_runtime(self) -> None:
+        """Import what runs the file."""
+        raise NotImplementedError
+
+    def runtime(self) -> Dict[str, Any]:
+        """Name and version of what runs the file."""
+        raise NotImplementedError
+
+    def settings(self) -> Dict[str, Any]:
+        """What was set, after :meth:`load`: threads, providers, delegates, compute units."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Read the file and make it ready to run."""
+        raise NotImplementedError
+
+    def bind(self, inputs: Sequence[Array]) -> Callable[[], Any]:
+        """One inference on these inputs, which are contiguous, in the file's layout and order."""
+        raise NotImplementedError
+
+    def outputs(self, result: Any) -> List[Array]:
+        """The outputs of the inference that was bound last and returned ``result``; copies."""
+        raise NotImplementedError
+
+    def _options(self, given: Dict[str, Any]) -> Dict[str, Any]:
+        unknown = sorted(set(given) - set(self.defaults))
+        if unknown:
+            have = ", ".join(sorted(self.defaults)) or "none"
+            problem = "backend {} has no option {}; it has: {}".format(self.name, unknown[0], have)
+            raise AgentError("protocol", problem)
+        return dict(self.defaults, **given)
+
+
+def import_module(*names: str) -> ModuleType:
+    """The first of these modules that can be imported.
+
+    Raises:
+        AgentError: none can; the message says what each one said.
+    """
+    said = []
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        # A wheel for another C library or CPU fails in many ways.
+        except Exception as error:  # noqa: PERF203
+            said.append("import {}: {}".format(name, describe(error)))
+    raise AgentError("runtime-missing", "; ".join(said))
+
+
+def places(names: Sequence[str], have: Sequence[str], what: str) -> List[int]:
+    """Where each name stands in ``have``; by position if the file calls its tensors otherwise.
+
+    Raises:
+        AgentError: there are more or fewer tensors than names.
+    """
+    if len(names) != len(have):
+        problem = "the file has {} {} ({}), expected {} ({})".format(
+            len(have), what, ", ".join(have), len(names), ", ".join(names)
+        )
+        raise AgentError("load", problem)
+    if set(names) == set(have):
+        return [list(have).index(name) for name in names]
+    return list(range(len(names)))
+
+
+def check_shape(name: str, takes: Sequence[int], given: Tuple[int, ...]) -> None:
+    """Refuse inputs that a file of static shapes does not take; sizes below 1 are dynamic.
+
+    Raises:
+        AgentError: the shapes differ.
+    """
+    fits = len(takes) == len(given) and not any(
+        size > 0 and size != given[axis] for axis, size in enumerate(takes)
+    )
+    if not fits:
+        shown = "x".join(str(size) for size in takes)
+        problem = "input {} takes {}, got {}".format(name, shown, "x".join(map(str, given)))
+        raise AgentError("load", problem)
+
+
+def version_of(module: ModuleType) -> Optional[str]:
+    """The module's own version."""
+    return getattr(module, "__version__", None)

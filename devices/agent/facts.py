@@ -1,0 +1,115 @@
+"""What does not change during a job: the machine, its Python, its runtimes, its clock."""
+
+import glob
+import importlib.util
+import itertools
+import os
+import platform
+import sys
+import time
+from typing import Any, Dict, List, Optional, Sequence
+
+from . import AGENT_VERSION, PROTOCOL, system
+from .clock import clock_ns
+
+#: Importable module to the distributions that may have brought it.
+RUNTIMES = {
+    "numpy": ("numpy",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-silicon"),
+    "ai_edge_litert": ("ai-edge-litert",),
+    "tflite_runtime": ("tflite-runtime",),
+    "torch": ("torch",),
+    "coremltools": ("coremltools",),
+}
+
+
+def facts() -> Dict[str, Any]:
+    """The facts event's fields; imports no runtime."""
+    return {
+        "agent": {"version": AGENT_VERSION, "protocol": PROTOCOL},
+        "pid": os.getpid(),
+        "machine": machine(),
+        "os": operating_system(),
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "executable": sys.executable,
+        },
+        "runtimes": runtimes(),
+        "cpu": cpu(),
+        "clock": clock(),
+    }
+
+
+def machine() -> Dict[str, Any]:
+    """What kind of machine it is: the board's own name where it has one."""
+    model = system.read("/proc/device-tree/model") or system.run(["sysctl", "-n", "hw.model"])
+    return {"arch": platform.machine(), "hostname": platform.node(), "model": model}
+
+
+def operating_system() -> Dict[str, Any]:
+    """System, kernel, distribution and C library."""
+    pretty = system.key_values(system.read("/etc/os-release"), "=").get("PRETTY_NAME", "")
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "name": pretty.strip('"') or platform.mac_ver()[0] or None,
+        "libc": " ".join(platform.libc_ver()).strip() or None,
+    }
+
+
+def cpu() -> Dict[str, Any]:
+    """Model, parts, count and the CPUs that this process may use."""
+    info = system.read("/proc/cpuinfo")
+    brand = system.key_values(info, ":").get("model name")
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "model": brand or system.run(["sysctl", "-n", "machdep.cpu.brand_string"]),
+        "parts": _parts(info or ""),
+        "count": os.cpu_count(),
+        "affinity": sorted(affinity(0)) if affinity else None,
+    }
+
+
+def clock() -> Dict[str, Any]:
+    """The clock's smallest step and what reading it twice costs, both measured, in ns."""
+    readings = [clock_ns() for _ in range(2000)]
+    steps = sorted(readings[i + 1] - readings[i] for i in range(len(readings) - 1))
+    moved = [step for step in steps if step > 0]
+    return {
+        "name": time.get_clock_info("perf_counter").implementation,
+        "resolution_ns": moved[0] if moved else None,
+        "overhead_ns": steps[len(steps) // 2],
+    }
+
+
+def runtimes() -> Dict[str, Optional[str]]:
+    """Versions of the runtimes that are installed; None for a version that is not to be found."""
+    return {
+        module: _version(distributions)
+        for module, distributions in sorted(RUNTIMES.items())
+        if importlib.util.find_spec(module) is not None
+    }
+
+
+def _version(distributions: Sequence[str]) -> Optional[str]:
+    """Read from the metadata's file names: importlib.metadata came with Python 3.8."""
+    for distribution in distributions:
+        name = distribution.replace("-", "_")
+        for place, ending in itertools.product(sys.path, (".dist-info", ".egg-info")):
+            for entry in glob.glob(os.path.join(glob.escape(place or "."), name + "-*" + ending)):
+                return os.path.basename(entry)[len(name) + 1 : -len(ending)].split("-")[0]
+    return None
+
+
+def _parts(cpuinfo: str) -> List[str]:
+    """Implementer and part of each kind of core on Arm, such as ``0x41/0xd08`` (Cortex-A72)."""
+    parts: List[str] = []
+    implementer = "?"
+    for line in cpuinfo.splitlines():
+        key, _, value = (field.strip() for field in line.partition(":"))
+        if key == "CPU implementer":
+            implementer = value
+        elif key == "CPU part" and implementer + "/" + value not in parts:
+            parts.append(implementer + "/" + value)
+    return parts
