@@ -42,7 +42,7 @@ from edgevit.errors import (
 )
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
-from edgevit.source import BlockSpec, Source, block_source, model_source
+from edgevit.source import BlockSpec, Source, block_source, model_source, slug
 from edgevit.verify import Verification, compare, tolerance_for, verify_outputs
 from edgevit.versions import tool_versions
 from exporters.base import Artifact, Exporter, exporters, make_options
@@ -244,7 +244,7 @@ def export_source(
 
 def bundle_name(source: Source, plan: Plan) -> str:
     """The bundle's folder: the model's name and whatever is not its default."""
-    parts = [source.name.replace("/", "-")]
+    parts = [slug(source.name)]
     spec = source.inputs[0]
     if source.kind == "model":
         from edgevit.zoo.layers import as_pair
@@ -255,7 +255,7 @@ def bundle_name(source: Source, plan: Plan) -> str:
             parts.append(f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px")
         if source.identity["num_classes"] != info.num_classes:
             parts.append(f"{source.identity['num_classes']}c")
-        parts += [f"{k}_{v}" for k, v in sorted(source.identity["options"].items())]
+        parts += [slug(f"{k}_{v}") for k, v in sorted(source.identity["options"].items())]
     if plan.activation:
         parts.append(plan.activation)
     if not plan.fold_batchnorm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,12 @@ from edgevit.tensorspec import TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BlockSpec", "Source", "block_source", "model_source"]
+__all__ = ["BlockSpec", "Source", "block_source", "model_source", "slug"]
+
+
+def slug(text: str) -> str:
+    """Text as part of a file's name: letters, digits, dots, plus and minus, else underscores."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class BlockSpec:
     def label(self) -> str:
         """Name and shape in one word, ``softmax-n256-d64-h8``."""
         label = f"{self.name}-n{self.tokens}-d{self.head_dim}-h{self.heads}"
-        extra = "".join(f"-{k}_{v}" for k, v in sorted(self.options.items()))
+        extra = "".join(f"-{slug(f'{k}_{v}')}" for k, v in sorted(self.options.items()))
         return label + ("-proj" if self.projections else "") + extra
 
 

@@ -26,6 +26,10 @@ COMMANDS = {
 }
 
 
+#: Exit code after Ctrl-C.
+INTERRUPTED = 130
+
+
 def make_app(command: str | None = None) -> typer.Typer:
     """The command line with one command, or with the list of all and none that runs."""
     app = typer.Typer(
@@ -75,9 +79,13 @@ def main() -> None:
     except EdgevitError as error:
         _show(error)
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+            print("interrupted", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe went away (`edgevit table | head`): nothing to complain about.
         sys.stderr.close()
