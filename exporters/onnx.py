@@ -1,0 +1,215 @@
+"""ONNX files, written by torch's own exporters and run by onnxruntime.
+
+The older of torch's exporters comes first and the newer one is only asked where it failed; why, and
+what each of them needs, is told in :mod:`exporters.onnx_routes`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgevit.errors import ConversionError, MissingExtraError, OptionError
+from exporters.base import Array, Artifact, CannotVerifyError, ExporterOptions, Runner
+from exporters.onnx_checks import check_model, check_runs, open_session, run_session
+from exporters.onnx_routes import WRITERS, simplified
+
+if TYPE_CHECKING:
+    from edgevit.capture import Program
+
+__all__ = ["OnnxExporter", "OnnxOptions"]
+
+#: The IR version that an opset came out with, which is the oldest that it may stand in.
+ERA_IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
+NEWEST_IR = 13
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class OnnxOptions(ExporterOptions):
+    """What kind of ONNX file to write.
+
+    Args:
+        opset: 13 to 20. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
+        ir_version: of the file format, at least what the opset needs; just that if None.
+        simplify: run onnxsim over the model.
+        exporter: ``"torchscript"``, ``"dynamo"``, or ``"auto"``: the first, and the second if the
+            first fails.
+
+    Raises:
+        OptionError: a value that an option cannot have.
+        MissingExtraError: ``simplify`` without onnxsim.
+    """
+
+    opset: int = 17
+    ir_version: int | None = None
+    simplify: bool = False
+    exporter: str = AUTO
+
+    def __post_init__(self) -> None:
+        _check_number("opset", self.opset, min(ERA_IR), max(ERA_IR))
+        if self.ir_version is not None:
+            hint = f"opset {self.opset} came with IR version {ERA_IR[self.opset]}"
+            _check_number("ir_version", self.ir_version, ERA_IR[self.opset], NEWEST_IR, hint)
+        if not isinstance(self.simplify, bool):
+            raise OptionError("simplify", expected="true or false", got=self.simplify)
+        if self.exporter not in (AUTO, *WRITERS):
+            expected = " or ".join((AUTO, *WRITERS))
+            raise OptionError("exporter", expected=expected, got=self.exporter)
+        if self.simplify and find_spec("onnxsim") is None:
+            raise MissingExtraError("onnx option simplify", ["onnxsim"], OnnxExporter.extra)
+
+    @property
+    def file_ir_version(self) -> int:
+        """The IR version that the file gets."""
+        return self.ir_version or ERA_IR[self.opset]
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The exporters to try, in order."""
+        return tuple(WRITERS) if self.exporter == AUTO else (self.exporter,)
+
+
+def _check_number(option: str, got: object, low: int, high: int, hint: str | None = None) -> None:
+    if isinstance(got, bool) or not isinstance(got, int) or not low <= got <= high:
+        expected = f"a whole number from {low} to {high}"
+        raise OptionError(option, expected=expected, got=got, hint=hint)
+
+
+class OnnxExporter:
+    """ONNX, run by onnxruntime on the CPU."""
+
+    name: ClassVar[str] = "onnx"
+    file: ClassVar[str] = "model.onnx"
+    extra: ClassVar[str] = "onnx"
+    options: ClassVar[type[ExporterOptions]] = OnnxOptions
+    dynamic_batch: ClassVar[bool] = True
+
+    def missing(self) -> list[str]:
+        """Importable packages that it needs and that are not installed."""
+        return [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+
+    def export(self, program: Program, folder: Path, options: OnnxOptions) -> Artifact:
+        """Write ``folder / "model.onnx"``, one file with its weights, and run it once.
+
+        Raises:
+            ConversionError: no exporter could, or the file is not what was asked for, or
+                onnxruntime refuses it.
+        """
+        failures = []
+        for route in options.routes:
+            written = _attempt(route, program, folder / self.file, options)
+            if isinstance(written, Artifact):
+                return written
+            failures.append(written)
+        raise _joined(failures)
+
+    def load(self, artifact: Artifact, folder: Path) -> list[Runner]:
+        """onnxruntime on one thread; a second time, with more rows, where the batch is dynamic.
+
+        Raises:
+            CannotVerifyError: onnxruntime is not installed.
+            ConversionError: it refuses the file.
+        """
+        if find_spec("onnxruntime") is None:
+            raise CannotVerifyError("onnxruntime is not installed")
+        session = open_session(folder / artifact.file)
+        label = f"onnxruntime {version('onnxruntime')}"
+
+        def run(arrays: Sequence[Array]) -> list[Array]:
+            return run_session(session, artifact.inputs, arrays)
+
+        def run_among_others(arrays: Sequence[Array]) -> list[Array]:
+            # Other rows stand before the ones that count, so a row that leaks into another shows.
+            outputs = run([np.concatenate([array * 0.5, -array, array]) for array in arrays])
+            return [output[-len(arrays[0]) :] for output in outputs]
+
+        runners = [Runner(label, "verified", "fp32", run)]
+        if artifact.facts["dynamic_batch"]:
+            runners.append(Runner(f"{label}, batch x 3", "verified", "fp32", run_among_others))
+        return runners
+
+
+def _attempt(
+    route: str, program: Program, path: Path, options: OnnxOptions
+) -> Artifact | ConversionError:
+    try:
+        _write(WRITERS[route](program, options.opset, path), path, options)
+        model = _read(path)
+        check_model(model, program, opset=options.opset, ir_version=options.file_ir_version)
+        check_runs(path, program)
+    except ConversionError as failure:
+        return failure
+    return _artifact(model, path, program, options, route)
+
+
+def _write(model: Any, path: Path, options: OnnxOptions) -> None:
+    import onnx
+
+    model = simplified(model) if options.simplify else model
+    model.ir_version = options.file_ir_version
+    try:
+        onnx.save_model(model, path)
+    except ValueError as error:
+        raise ConversionError(
+            f"ONNX: the model does not fit into one file: {error}",
+            hint="a protobuf file ends at 2 GB",
+        ) from error
+
+
+def _read(path: Path) -> Any:
+    import onnx
+
+    return onnx.load_model(path, load_external_data=False)
+
+
+def _artifact(
+    model: Any, path: Path, program: Program, options: OnnxOptions, route: str
+) -> Artifact:
+    operators = Counter(node.op_type for node in model.graph.node)
+    tools = ["torch", "onnx", "onnxruntime"]
+    tools += ["onnxsim"] if options.simplify else []
+    tools += ["onnxscript"] if route == "dynamo" else []
+    return Artifact(
+        format=OnnxExporter.name,
+        file=path.name,
+        backend="onnxruntime",
+        precision="fp32",
+        inputs=program.inputs,
+        outputs=program.outputs,
+        layouts={spec.name: "NCHW" for spec in program.inputs if spec.kind == "image"},
+        facts={
+            "opset": options.opset,
+            "ir_version": model.ir_version,
+            "exporter": route,
+            "simplified": options.simplify,
+            "dynamic_batch": program.dynamic_batch,
+            "nodes": sum(operators.values()),
+            "operators": dict(sorted(operators.items())),
+            "size_bytes": path.stat().st_size,
+        },
+        versions={tool: version(tool) for tool in tools},
+    )
+
+
+def _joined(failures: Sequence[ConversionError]) -> ConversionError:
+    """The first exporter's failure; what the newer one said goes into the hint."""
+    first, *others = failures
+    parts = [first.hint]
+    for other in others:
+        same = _gist(other) == _gist(first)
+        parts.append(f"torch's newer exporter {'cannot either' if same else f'says: {other}'}")
+        parts.append(other.hint if other.hint != first.hint else None)
+    return ConversionError(first.message, hint="; ".join(filter(None, parts)) or None)
+
+
+def _gist(failure: ConversionError) -> list[str]:
+    """Who gave up on which operator, without the converter's own words."""
+    return failure.message.split(": ")[:2]
