@@ -91,7 +91,7 @@ def bench(
     with chosen.open() as session:
         record = DeviceRecord(chosen.name, chosen.profile.name)
         run = _Bench(session, record, plan, seed, batch, bar, Path(output) if output else None)
-        entries = [e for bundle in bundles for e in run.entries(bundle, wanted)]
+        entries = [e for bundle in bundles for e in run.entries(bundle, wanted, runnable)]
         return [r for count in counts for r in run.measure(entries, count, memory=memory)]
 
 
@@ -117,10 +117,20 @@ class _Bench:
     progress: Progress
     output: Path | None
 
-    def entries(self, bundle: Bundle, formats: Sequence[str]) -> list[_Entry]:
-        """The files of a bundle, pushed to the device."""
+    def entries(
+        self, bundle: Bundle, wanted: Sequence[str], runnable: Sequence[str]
+    ) -> list[_Entry]:
+        """The files of a bundle that were asked for, or else that the device runs; pushed to it."""
+        formats = wanted or [name for name in bundle.formats if name in runnable]
+        if left := [name for name in bundle.formats if name not in formats and not wanted]:
+            self.progress.note(f"{self.device.name} does not run {', '.join(left)}: left out")
+        if not formats:
+            raise UsageError(
+                f"{self.device.name} runs none of the formats in {bundle.path}",
+                hint=f"it runs {', '.join(runnable)}",
+            )
         place = self.session.push(bundle.path)
-        return [self._entry(bundle, name, place) for name in formats or bundle.formats]
+        return [self._entry(bundle, name, place) for name in formats]
 
     def measure(self, entries: Sequence[_Entry], threads: int, *, memory: bool) -> Iterator[Result]:
         """Time all entries together, then weigh each; results are written before they are given."""

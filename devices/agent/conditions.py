@@ -3,7 +3,9 @@
 A probe says whether this machine has it, and what it shows; one that is absent is left out.
 """
 
+import os
 import re
+import time
 from typing import Any, Dict, List, Optional
 
 from . import system
@@ -101,6 +103,29 @@ class LoadAverage(Probe):
         return [float(field) for field in fields] if len(fields) == 3 else None
 
 
+class CpuTime(Probe):
+    """Seconds that all CPUs together were busy, and those of this process, at a time.
+
+    Two of them tell how much else ran in between. Time that a host took from a virtual machine
+    (steal) counts as busy: it is somebody else's, too.
+    """
+
+    name = "cpu_seconds"
+
+    #: Columns of ``/proc/stat`` that are work: user, nice, system, irq, softirq, steal.
+    BUSY = (0, 1, 2, 5, 6, 7)
+
+    def available(self) -> bool:
+        return self.show() is not None
+
+    def show(self) -> Any:
+        fields = (system.read("/proc/stat") or "").split("\n")[0].split()[1:]
+        if len(fields) < 8 or not all(field.isdigit() for field in fields):
+            return None
+        busy = sum(int(fields[i]) for i in self.BUSY) / float(os.sysconf("SC_CLK_TCK"))
+        return {"busy": busy, "own": time.process_time(), "at": time.monotonic()}
+
+
 class Memory(Probe):
     """Memory of the machine, all and available, in bytes."""
 
@@ -170,8 +195,8 @@ class PowerSource(Probe):
 
 
 PROBES = (
-    Governor(), Frequency(), Temperature(), LoadAverage(), Memory(), Throttled(), PowerMode(),
-    SpeedLimit(), PowerSource(),
+    Governor(), Frequency(), Temperature(), LoadAverage(), CpuTime(), Memory(), Throttled(),
+    PowerMode(), SpeedLimit(), PowerSource(),
 )  # fmt: skip
 
 

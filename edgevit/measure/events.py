@@ -124,8 +124,10 @@ def result_from_events(
     Args:
         events: of the timing run, in order; it may break off anywhere.
         job: what was asked.
-        memory_events: of the memory run; only what it says of memory counts, and what went wrong
-            there is a warning.
+        memory_events: of the memory runs; what they say of memory counts, and of loading and the
+            first inference, since each subject had a process of its own there, while in the timing
+            run the first one loaded also pays for its runtime's start. What went wrong there is a
+            warning.
 
     Returns:
         Results in the order of ``job.subjects``. Where the run ended early, or the agent died, they
@@ -135,7 +137,7 @@ def result_from_events(
     for event in events:
         run.add(event)
     for event in memory_events:
-        if event.get("event") in ("memory", "warning"):
+        if event.get("event") in ("memory", "warning", "loaded"):
             run.add(event)
         elif event.get("event") == "error":
             message = f"memory was not measured: {event.get('message')}"

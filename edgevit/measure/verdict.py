@@ -7,6 +7,7 @@ not have is absent and judges nothing:
     frequency_khz             {cpu: {"current": kHz, "max": kHz or null}}
     temperature_c             {zone: degrees}
     load_average              [1, 5, 15 minutes]
+    cpu_seconds               {"busy": of all CPUs, "own": of the agent, "at": clock}, in seconds
     throttled                 {"now": [word, ...], "since_boot": [word, ...]}
     cpu_speed_limit_percent   100 unless the machine holds itself back
     power_mode, power_source  words
@@ -31,6 +32,10 @@ THROTTLE_POINT_C = 80.0
 THROTTLE_POINTS_C = {"x86_pkg_temp": 95.0}
 #: A clock that fell by more than this share has changed; one at rest may rise when work begins.
 CLOCK_FALL = 0.1
+
+#: CPUs that other work may keep busy, with a CPU to spare for it and without.
+SPARE_LIMIT = 0.3
+NO_SPARE_LIMIT = 0.1
 
 Conditions = Mapping[str, Any]
 
@@ -66,7 +71,7 @@ def verdict(
         *_changes(start, end),
         *_clock(start, end),
         *_heat(start, end, throttle_point_c),
-        *_load(start, threads, cpus),
+        *_load(start, end, threads, cpus),
     ]
     return ("unstable", "; ".join(reasons)) if reasons else ("ok", None)
 
@@ -138,10 +143,27 @@ def _heat(before: Conditions, after: Conditions, point: float | None) -> Iterato
             yield f"{zone} reached {end:.0f} °C, the throttle point is {limit:.0f} °C"
 
 
-def _load(before: Conditions, threads: int, cpus: int | None) -> Iterator[str]:
+def _load(before: Conditions, after: Conditions, threads: int, cpus: int | None) -> Iterator[str]:
+    others = _busy_elsewhere(before.get("cpu_seconds"), after.get("cpu_seconds"))
     load = before.get("load_average")
+    if others is not None:
+        limit = SPARE_LIMIT if (cpus or 1) > threads else NO_SPARE_LIMIT
+        if others > limit:
+            yield f"other work kept {others:.1f} CPUs busy during the runs, more than {limit}"
+        return
+    # Where CPU time is not told, what ran in the last minute has to do.
     if not load:
         return
     limit = max(1.0, float((cpus or 1) - threads))
     if load[0] > limit:
         yield f"the load average was {load[0]:.1f} before the runs, more than {limit:.0f}"
+
+
+def _busy_elsewhere(
+    before: Mapping[str, float] | None, after: Mapping[str, float] | None
+) -> float | None:
+    """CPUs that were busy with anything but the agent, on average between the two."""
+    if not before or not after or after["at"] <= before["at"]:
+        return None
+    spent = {key: after[key] - before[key] for key in ("busy", "own", "at")}
+    return max(0.0, spent["busy"] - spent["own"]) / spent["at"]

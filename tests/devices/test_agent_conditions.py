@@ -1,5 +1,6 @@
 """What boards tell about themselves, from files and commands made up as they make them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def test_load_and_memory(board: Board) -> None:
         "load_average": [0.52, 0.41, 0.30],
         "memory_bytes": {"total": 3884096 * 1024, "available": 2000000 * 1024},
     }
+
+
+def test_cpu_time_counts_work_and_what_the_host_took(board: Board) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    columns = [10, 2, 3, 1000, 500, 4, 5, 6, 7, 8]
+    line = " ".join(str(n * ticks) for n in columns)
+    board.file("/proc/stat", f"cpu  {line}\ncpu0 {line}\nintr 1\n")
+    shown = conditions()["cpu_seconds"]
+    assert shown["busy"] == 10 + 2 + 3 + 4 + 5 + 6
+    assert shown["own"] > 0
+    assert conditions()["cpu_seconds"]["at"] > shown["at"]
+
+
+@pytest.mark.parametrize("content", ["", "cpu 1 2\n", "garbage in here and there and so on x\n"])
+def test_cpu_time_that_cannot_be_read(board: Board, content: str) -> None:
+    board.file("/proc/stat", content)
+    assert "cpu_seconds" not in conditions()
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,31 @@ def test_load_leaves_room_or_not() -> None:
     assert verdict(STEADY, busy, CALM, threads=1, cpus=1)[0] == "unstable"
 
 
+def cpu(busy: float, own: float, at: float) -> dict[str, Any]:
+    return CALM | {
+        "cpu_seconds": {"busy": busy, "own": own, "at": at},
+        "load_average": [5.0, 5.0, 5.0],
+    }
+
+
+def test_what_else_ran_counts_more_than_the_load_average() -> None:
+    start = cpu(100.0, 2.0, 1000.0)
+    assert verdict(STEADY, start, cpu(112.0, 12.0, 1010.0), cpus=2)[0] == "ok"
+    status, reason = verdict(STEADY, start, cpu(116.0, 12.0, 1010.0), cpus=2)
+    assert status == "unstable"
+    assert reason == "other work kept 0.6 CPUs busy during the runs, more than 0.3"
+
+
+def test_without_a_spare_cpu_little_else_may_run() -> None:
+    start, end = cpu(100.0, 2.0, 1000.0), cpu(112.0, 12.0, 1010.0)
+    assert verdict(STEADY, start, end, threads=2, cpus=2)[0] == "unstable"
+
+
+def test_a_clock_that_did_not_move_tells_nothing() -> None:
+    start = cpu(100.0, 2.0, 1000.0)
+    assert "load average" in str(verdict(STEADY, start, start, cpus=2)[1])
+
+
 def test_a_wide_interval_is_unstable() -> None:
     random = np.random.default_rng(0)
     status, reason = verdict(rounds_of(random.normal(40, 3, 10)))
