@@ -195,7 +195,7 @@ def make_source(
     rest = {k: options.pop(k) for k in list(options) if k in PLAN_OPTIONS}
     if isinstance(model, BlockSpec):
         if given := [key for key, value in options.items() if value is not None]:
-            raise UsageError(f"a block takes no {', '.join(given)}")
+            raise UsageError(f"a block takes no {', '.join(given)}; it has a shape")
         return block_source(model, batch=batch, seed=seed), rest
     family = options.pop("model_options", None)
     return model_source(model, batch=batch, seed=seed, options=family, **options), rest

@@ -107,7 +107,9 @@ def bench(
         if subjects:
             results += run(list(subjects), progress=progress, **chosen, **common, **source)
         if blocks:
-            results += run(blocks, progress=progress, **chosen, **common)
+            # With models beside them the options are those models'; alone they are a mistake.
+            mistaken = {} if subjects else source | {"model_options": None}
+            results += run(blocks, progress=progress, **chosen, **common, **mistaken)
     _show(results, output, as_json)
 
 

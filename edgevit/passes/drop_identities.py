@@ -54,6 +54,11 @@ def _removable(node: fx.Node) -> bool:
     op = operation(node)
     if op in {aten.clone, aten.contiguous, aten._to_copy} or not is_identity(node):
         return False
-    if op is aten.to and (arguments(node)["copy"] or arguments(node)["memory_format"] is not None):
+    if op is aten.to and _copies(node):
         return False
     return op is not aten.lift_fresh_copy or written_after(node, node) is None
+
+
+def _copies(node: fx.Node) -> bool:
+    values = arguments(node)
+    return bool(values.get("copy")) or values.get("memory_format") is not None

@@ -71,8 +71,8 @@ ELEMENTWISE = {
 GRID = torch.linspace(-8, 8, 321, dtype=torch.float64)
 #: Between curves it is 5e-4 or more; constants cut to four digits make less than this.
 TOLERANCE = 5e-5
-#: The longest formula (GELU with tanh) has 10 nodes.
-MOST_NODES = 24
+#: How many nodes to look back for the tensor: in every formula it is also a factor near the end.
+MOST_NODES = 16
 
 
 @dataclass(frozen=True)

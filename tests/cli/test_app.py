@@ -27,7 +27,7 @@ def test_help_and_listing_import_nothing_heavy(arguments):
         "import sys; sys.argv = ['edgevit', *sys.argv[1:]]\n"
         "from edgevit.cli.app import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'pandas', 'onnx', 'onnxruntime', 'coremltools', 'litert_torch', 'numpy'}\n"
+        "heavy = {'torch', 'pandas', 'onnx', 'onnxruntime', 'coremltools', 'numpy'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
