@@ -44,6 +44,7 @@ def overwritten_constant(m, x):
 KEPT = {
     "dropout in training mode": lambda m, x: F.dropout(m.conv(x), 1.0, training=True) + x,
     "another type": lambda m, x: m.conv(x).to(torch.float64).relu(),
+    "same type, but a copy": lambda m, x: m.conv(x).to(torch.float32, copy=True).relu_(),
     "copy that a view needs": lambda m, x: m.conv(x).transpose(1, 2).contiguous().view(-1, 40),
     "copy that is asked for": lambda m, x: m.conv(x).clone().relu_(),
 }

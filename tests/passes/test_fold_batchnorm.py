@@ -326,6 +326,13 @@ def overwritten(m, x):
     return m.head(normed) + y
 
 
+def overwritten_behind_a_view(m, x):
+    y = x + x.mean()
+    normed = m.bn(y.flatten(2))
+    y.relu_()
+    return m.head(normed) + y.flatten(2)
+
+
 def joined_with_itself(m, x):
     y = m.conv(x)
     return m.bn(torch.cat([y, y], 1)).relu()
@@ -402,7 +409,12 @@ REFUSED = {
         "bn",
         "behind it: relu_ in the model's own forward overwrites its input in place",
     ),
-    "maximum over channels of their own sign": (
+    "in place, through another view": (
+        Forward(overwritten_behind_a_view, bn=nn.BatchNorm1d(8), head=nn.Conv1d(8, 8, 1)),
+        "bn",
+        "behind it: relu_ in the model's own forward overwrites its input in place",
+    ),
+    "softmax behind": (
         chain(nn.GELU(), nn.BatchNorm2d(8), nn.Softmax(1)),
         "1",
         "softmax in 2 does not commute",

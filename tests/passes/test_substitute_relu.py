@@ -145,6 +145,19 @@ def test_refuses_what_is_overwritten_while_it_is_computed():
     assert "overwrites its input in place" in refusal.reason
 
 
+def test_leaves_a_formula_alone_whose_parts_are_overwritten_under_a_view():
+    def forward(m, x):
+        y = m.conv(x)
+        inner = F.relu6(y + 3)
+        view = inner.flatten(1)
+        inner.div_(6.0)
+        return y * inner + view.mean()
+
+    done = rewrite(Forward(forward, conv=nn.Conv2d(8, 8, 1)), (2, 8, 5, 5), RELU)
+    assert done.after is done.before
+    assert done.error < SAME
+
+
 def test_a_part_that_is_read_elsewhere_stays():
     def forward(m, x):
         y = m.conv(x)
