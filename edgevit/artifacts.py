@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.bundle import Bundle
-from edgevit.errors import MissingExtraError
+from edgevit.errors import BundleError, MissingExtraError
 from edgevit.tensorspec import TensorSpec
 from edgevit.verify import Verification, tolerance_for, verify_outputs
 from exporters.base import Artifact, CannotVerifyError, Exporter, exporters
 
 __all__ = [
+    "Expected",
     "artifact_from_json",
     "artifact_json",
     "summarize",
@@ -57,12 +59,36 @@ def artifact_from_json(format_name: str, entry: Mapping[str, Any]) -> Artifact:
     )
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a file should give: per output an array, runs along its first axis.
+
+    Args:
+        exact: the program's outputs.
+        half_weights: those of :func:`edgevit.capture.half_weights`; None if no file needs them.
+    """
+
+    exact: Arrays
+    half_weights: Arrays | None = None
+
+    def of(self, precision: str) -> Arrays:
+        """What to compare with at a precision of :data:`edgevit.verify.TOLERANCES`."""
+        if precision != "fp16-weights":
+            return self.exact
+        if self.half_weights is None:
+            raise BundleError(
+                "there are no outputs with half-precision weights to compare with",
+                hint="export the bundle again",
+            )
+        return self.half_weights
+
+
 def verify_artifact(
     exporter: Exporter,
     artifact: Artifact,
     folder: Path,
     samples: Sequence[Arrays],
-    want: Arrays,
+    want: Expected,
 ) -> list[Verification]:
     """Run a written file in every way there is here, and compare with the expected outputs.
 
@@ -71,7 +97,7 @@ def verify_artifact(
         artifact: the file.
         folder: the bundle's folder.
         samples: inputs of each run, in the program's order and layout.
-        want: expected values per output, runs along the first axis.
+        want: what it should give.
     """
     try:
         runners = exporter.load(artifact, folder)
@@ -81,7 +107,7 @@ def verify_artifact(
     return [
         verify_outputs(
             names,
-            want,
+            want.of(runner.precision),
             stack_runs([runner.run(arrays) for arrays in samples]),
             label=runner.label,
             proves=runner.proves,
@@ -135,12 +161,16 @@ def _verify_format(bundle: Bundle, name: str) -> list[Verification]:
     if missing := exporter.missing():
         error = MissingExtraError(f"format {name}", missing, exporter.extra)
         return [Verification("unverified", "none", reason=f"{error}: {error.hint}")]
-    inputs, outputs = bundle.golden()
+    inputs = bundle.golden_arrays("input")
     batch = bundle.manifest["batch"]["size"]
     order = [entry["name"] for entry in bundle.manifest["inputs"]]
     count = len(inputs[order[0]])
     samples = [[np.repeat(inputs[n][i], batch, axis=0) for n in order] for i in range(count)]
-    want = [
-        np.repeat(outputs[entry["name"]], batch, axis=1) for entry in bundle.manifest["outputs"]
-    ]
+    names = [entry["name"] for entry in bundle.manifest["outputs"]]
+
+    def expected(kind: str) -> Arrays | None:
+        arrays = bundle.golden_arrays(kind)
+        return [np.repeat(arrays[n], batch, axis=1) for n in names] if arrays else None
+
+    want = Expected(expected("output") or [], expected("half_weights"))
     return verify_artifact(exporter, artifact, bundle.path, samples, want)

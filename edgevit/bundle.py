@@ -128,12 +128,18 @@ class Bundle:
 
     def golden(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Inputs and expected outputs by name, samples along the first axis."""
+        return self.golden_arrays("input"), self.golden_arrays("output")
+
+    def golden_arrays(self, kind: str) -> dict[str, NDArray[Any]]:
+        """Golden arrays of a kind by name; empty if the bundle has none of it.
+
+        Args:
+            kind: ``"input"``, ``"output"``, or ``"half_weights"``, the outputs of the program with
+                its weights rounded to fp16, where a file has such weights.
+        """
         with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            content = {key: arrays[key] for key in arrays.files}
-        return (
-            {k.removeprefix("input."): v for k, v in content.items() if k.startswith("input.")},
-            {k.removeprefix("output."): v for k, v in content.items() if k.startswith("output.")},
-        )
+            names = [name for name in arrays.files if name.startswith(f"{kind}.")]
+            return {name.removeprefix(f"{kind}."): arrays[name] for name in names}
 
     def _check_hashes(self) -> None:
         wrong = []
@@ -170,10 +176,12 @@ def save_golden(
     folder: Path,
     inputs: Mapping[str, NDArray[Any]],
     outputs: Mapping[str, NDArray[Any]],
+    half_weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
-    """Write ``golden.npz``: arrays ``input.<name>`` and ``output.<name>``, samples first."""
+    """Write ``golden.npz``: arrays ``<kind>.<name>``, samples first; see ``golden_arrays``."""
     arrays = {f"input.{n}": a for n, a in inputs.items()}
     arrays |= {f"output.{n}": a for n, a in outputs.items()}
+    arrays |= {f"half_weights.{n}": a for n, a in (half_weights or {}).items()}
     np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
 
 

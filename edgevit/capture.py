@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from edgevit.errors import ConversionError, EdgevitError
 from edgevit.tensorspec import TensorSpec
 
-__all__ = ["Program", "capture"]
+__all__ = ["Program", "capture", "half_weights"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Program:
     dynamic_batch: bool = False
 
     def graph_module(self) -> fx.GraphModule:
-        """A fresh GraphModule of the program, parameters as attributes, without input guards.
+        """A GraphModule of the program, parameters as attributes, without input guards.
 
+        The graph is a new one, the parameters are the program's own: replace them, never change
+        their values.
         Its nodes carry ``nn_module_stack``, so a layer's name in the source model is known.
         """
         module = self.exported.module(check_guards=False)
@@ -73,6 +76,36 @@ class Program:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def half_weights(program: Program) -> fx.GraphModule:
+    """The program with its weights and constant factors rounded to fp16, to be run in fp32.
+
+    A file that stores its weights in half precision, executed in fp32, has to agree with this much
+    closer than with the program itself.
+    """
+    module = copy.deepcopy(program.graph_module())  # which shares its weights with the program
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.half().to(tensor.dtype)
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in FACTORS:
+            node.args = tuple(_half(a) if isinstance(a, float) else a for a in node.args)
+    module.recompile()
+    return module
+
+
+#: Operators whose number arguments become constants of a file, as weights do.
+FACTORS = (
+    torch.ops.aten.mul.Tensor,
+    torch.ops.aten.div.Tensor,
+    torch.ops.aten.add.Tensor,
+    torch.ops.aten.sub.Tensor,
+)
+
+
+def _half(number: float) -> float:
+    return float(torch.tensor(number).half())
 
 
 def capture(

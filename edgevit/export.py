@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.artifacts import Arrays, artifact_json, stack_runs, summarize, verify_artifact
+from edgevit.artifacts import (
+    Arrays,
+    Expected,
+    artifact_json,
+    stack_runs,
+    summarize,
+    verify_artifact,
+)
 from edgevit.bundle import (
     GOLDEN,
     MANIFEST,
@@ -291,8 +298,8 @@ class _Export:
         samples, described = self._samples()
         program, passes = self._program(samples)
         with self._stage("expected outputs"):
-            want = _run_program(program, samples)
-        sensitivity = self._sensitivity(program, want)
+            want = self._expected(program, samples)
+        sensitivity = self._sensitivity(program, want.exact)
         artifacts = {
             name: self._artifact(exporter, options, program, folder, samples, want)
             for name, (exporter, options) in self.plan.formats.items()
@@ -304,7 +311,11 @@ class _Export:
                 spec.name: np.stack([arrays[i][:1] for arrays in samples])
                 for i, spec in enumerate(program.inputs)
             },
-            {spec.name: want[i][:, :1] for i, spec in enumerate(program.outputs)},
+            *(
+                {spec.name: a[:, :1] for spec, a in zip(program.outputs, arrays, strict=True)}
+                for arrays in (want.exact, want.half_weights)
+                if arrays is not None
+            ),
         )
         return {
             "schema_version": SCHEMA_VERSION,
@@ -380,6 +391,15 @@ class _Export:
             "program_checks": [c for c in checks if c is not None],
         }
 
+    def _expected(self, program: Program, samples: Sequence[Arrays]) -> Expected:
+        """The program's outputs; with rounded weights too, if any file will have such weights."""
+        from edgevit.capture import half_weights
+
+        exact = _run_program(program, samples)
+        if all(getattr(o, "precision", "fp32") != "fp16" for _, o in self.plan.formats.values()):
+            return Expected(exact)
+        return Expected(exact, _run_module(half_weights(program), samples))
+
     def _sensitivity(self, program: Program, want: Arrays) -> list[dict[str, Any]]:
         """How much the outputs depend on the inputs; if hardly, agreement proves little."""
         report = []
@@ -447,7 +467,7 @@ class _Export:
         program: Program,
         folder: Path,
         samples: Sequence[Arrays],
-        want: Arrays,
+        want: Expected,
     ) -> dict[str, Any]:
         with self._stage(f"write {exporter.name}"):
             artifact = exporter.export(program, folder, options)
@@ -463,7 +483,7 @@ class _Export:
         artifact: Artifact,
         folder: Path,
         samples: Sequence[Arrays],
-        want: Arrays,
+        want: Expected,
     ) -> list[Verification]:
         if not self.plan.verify:
             return [Verification("unverified", "none", reason="verification was switched off")]

@@ -30,8 +30,10 @@ TOLERANCES: Mapping[str, float] = {
     "exact": 1e-6,  # the same operators in the same runtime
     "passes": 1e-5,  # a rewritten graph against the module it came from, both fp32 in torch
     "fp32": 5e-5,  # another runtime's fp32
-    "fp16-weights": 5e-3,  # weights stored in half precision, arithmetic in fp32
-    "fp16": 3e-2,  # every result rounded to half precision
+    # A file with half-precision weights, run in fp32, against the program with its own weights
+    # rounded alike: what rounding does to the model is on both sides, so this proves the graph.
+    "fp16-weights": 2e-4,
+    "fp16": 3e-2,  # every result rounded to half precision, against fp32: what the format costs
 }
 
 

@@ -59,14 +59,16 @@ def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def settle_(model: nn.Module, inputs: Sequence[TensorSpec], seed: int = 0) -> nn.Module:
-    """Set the statistics of every BatchNorm to what it sees, for one batch of normal noise.
+    """Set the statistics of every BatchNorm to what it sees, for one batch of noise.
 
     Random statistics let the signal shrink from layer to layer, until the output hardly depends on
     the input and agreement proves little. Statistics that fit keep its scale, as training does.
+    The items of the batch differ in contrast and brightness: if they were alike once pooled, a
+    BatchNorm behind the pooling would blow up their small differences, and rounding errors too.
 
     Args:
         model: changed in place; its mode stays.
-        inputs: its inputs; four items of noise are run through it.
+        inputs: its inputs; eight items of noise are run through it.
         seed: of the noise.
 
     Returns:
@@ -80,8 +82,16 @@ def settle_(model: nn.Module, inputs: Sequence[TensorSpec], seed: int = 0) -> nn
         norm.momentum = 1.0
         norm.train()
     generator = torch.Generator().manual_seed(seed)
-    model(*(torch.randn(spec.with_batch(4).shape, generator=generator) for spec in inputs))
+    model(*(_varied_noise(spec, generator) for spec in inputs))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.train(model.training)
     return model
+
+
+def _varied_noise(spec: TensorSpec, generator: torch.Generator) -> Tensor:
+    shape = spec.with_batch(8).shape
+    rest = (1,) * (len(shape) - 2)
+    contrast = torch.rand((8, *(1,) * (len(shape) - 1)), generator=generator) * 1.8 + 0.2
+    brightness = torch.randn((*shape[:2], *rest), generator=generator)
+    return torch.randn(shape, generator=generator) * contrast + brightness

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgevit.capture import capture
+from edgevit.capture import capture, half_weights
 from edgevit.errors import OptionError, ShapeError
 from edgevit.tensorspec import TensorSpec
 from edgevit.zoo.counting import count_macs, count_parameters
@@ -146,3 +146,15 @@ def test_what_cannot_be_is_refused(options, error, message):
 def test_a_picture_that_is_not_square_is_refused():
     with pytest.raises(ShapeError, match="64 x 96"):
         small()(torch.zeros(1, 3, 64, 96))
+
+
+def test_half_weights_are_rounded_and_the_program_is_left_alone():
+    torch.manual_seed(0)
+    program = capture(randomize_(small()), [image(64)])
+    x, before = torch.randn(1, 3, 64, 64), program.fingerprint()
+    rounded = half_weights(program)
+    assert program.fingerprint() == before
+    for tensor in rounded.parameters():
+        assert torch.equal(tensor, tensor.half().float())
+    error = (rounded(x) - program(x)[0]).abs().max() / program(x)[0].abs().max()
+    assert 1e-6 < error < 1e-2
