@@ -19,7 +19,7 @@ import numpy as np
 from edgevit.errors import ConversionError, MissingExtraError, OptionError
 from exporters.base import Array, Artifact, CannotVerifyError, ExporterOptions, Runner
 from exporters.onnx_checks import check_model, check_runs, open_session, run_session
-from exporters.onnx_routes import WRITERS, simplified
+from exporters.onnx_routes import WRITERS, restore_inputs, simplified
 
 if TYPE_CHECKING:
     from edgevit.capture import Program
@@ -141,7 +141,7 @@ def _attempt(
     route: str, program: Program, path: Path, options: OnnxOptions
 ) -> Artifact | ConversionError:
     try:
-        _write(WRITERS[route](program, options.opset, path), path, options)
+        _write(WRITERS[route](program, options.opset, path), path, program, options)
         model = _read(path)
         check_model(model, program, opset=options.opset, ir_version=options.file_ir_version)
         check_runs(path, program)
@@ -150,10 +150,11 @@ def _attempt(
     return _artifact(model, path, program, options, route)
 
 
-def _write(model: Any, path: Path, options: OnnxOptions) -> None:
+def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> None:
     import onnx
 
     model = simplified(model) if options.simplify else model
+    restore_inputs(model, program)
     model.ir_version = options.file_ir_version
     try:
         onnx.save_model(model, path)

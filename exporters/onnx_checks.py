@@ -52,7 +52,7 @@ def check_model(model: Any, program: Program, *, opset: int, ir_version: int) ->
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
-        raise ConversionError(f"ONNX: the written file is not valid: {error}") from error
+        raise ConversionError(f"ONNX: the file is not valid: {_first_line(error)}") from error
     _check_border(program.inputs, model.graph.input, dynamic=program.dynamic_batch)
     _check_border(program.outputs, model.graph.output, dynamic=program.dynamic_batch)
 

@@ -26,7 +26,7 @@ from exporters.quiet import quiet
 if TYPE_CHECKING:
     from edgevit.capture import Program
 
-__all__ = ["WRITERS", "example", "simplified"]
+__all__ = ["WRITERS", "example", "restore_inputs", "simplified"]
 
 
 def by_torchscript(program: Program, opset: int, path: Path) -> Any:
@@ -107,6 +107,20 @@ def example(program: Program, batch: int | None = None) -> list[Array]:
     generator = np.random.default_rng(0)
     shapes = [spec.with_batch(batch).shape for spec in program.inputs]
     return [generator.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
+def restore_inputs(model: Any, program: Program) -> None:
+    """Put back inputs that nothing reads: the file takes what the program takes, in its order."""
+    import onnx
+
+    kept = {value.name: value for value in model.graph.input}
+    wanted = []
+    for spec in program.inputs:
+        shape = ["batch" if program.dynamic_batch else spec.shape[0], *spec.shape[1:]]
+        unread = onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, shape)
+        wanted.append(kept.get(spec.name, unread))
+    del model.graph.input[:]
+    model.graph.input.extend(wanted)
 
 
 def simplified(model: Any) -> Any:

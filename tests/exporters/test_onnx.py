@@ -110,6 +110,21 @@ def test_several_outputs_keep_their_names_and_order(tmp_path):
         assert error_of(runner, program) <= ROUNDING
 
 
+@pytest.mark.parametrize("simplify", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_input_that_nothing_reads_stays(simplify, dynamic, tmp_path):
+    class Second(nn.Module):
+        def forward(self, first, second, third):
+            return second * 2
+
+    specs = [TensorSpec(name, (1, 4)) for name in ("first", "second", "third")]
+    program = capture(Second(), specs, dynamic_batch=dynamic)
+    artifact = write(EXPORTER, program, tmp_path, simplify=simplify, exporter="torchscript")
+    assert [i.name for i in read(tmp_path).graph.input] == ["first", "second", "third"]
+    for runner in EXPORTER.load(artifact, tmp_path):
+        assert error_of(runner, program) <= ROUNDING
+
+
 # -- options ---------------------------------------------------------------------------------------
 
 
