@@ -45,12 +45,15 @@ class Artifact:
     Args:
         format: the exporter's name.
         file: name of the file inside the bundle.
-        backend: what runs it in the agent (``"onnxruntime"``, ``"tflite"``, ``"coreml"``,
-        ``"torch"``). precision: ``"fp32"`` or ``"fp16"``, how it computes. inputs: names and shapes
-        as the file takes them, in the program's order. outputs: the same of what it gives. layouts:
-        per image-like input its layout in the file (``"NCHW"`` or ``"NHWC"``). facts: what the file
-        says of itself (opset, IR version, target, ...) and the options used. versions: of the tools
-        that wrote it. warnings: what the user should know.
+        backend: what runs it in the agent: ``"onnxruntime"``, ``"tflite"``, ``"coreml"`` or
+            ``"torch"``.
+        precision: ``"fp32"`` or ``"fp16"``, how it computes.
+        inputs: names and shapes as the file takes them, in the program's order.
+        outputs: the same of what it gives.
+        layouts: per image-like input its layout in the file (``"NCHW"`` or ``"NHWC"``).
+        facts: what the file says of itself (opset, IR version, target, ...) and the options used.
+        versions: of the tools that wrote it.
+        warnings: what the user should know.
     """
 
     format: str
