@@ -1,0 +1,37 @@
+"""One small EleViT through every format, as a user exports it."""
+
+import pytest
+
+from edgevit.artifacts import verify_bundle
+from edgevit.bundle import Bundle
+from edgevit.export import export
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "image_size": 64,
+    "model_options": {"widths": (16, 24, 32), "depths": (1, 1, 1), "stem": (8, 8)},
+}
+PROVED = {"onnx": "verified", "coreml": "reference", "tflite": "verified", "torch": "verified"}
+
+
+@pytest.mark.parametrize("name", ["elevit", "elevit_qkdot_fvdot_noff"])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_every_format_is_proved(tmp_path, name, activation):
+    bundle = export(name, formats=list(PROVED), output=tmp_path, activation=activation, **SMALL)
+    found = {f: e["verification"]["status"] for f, e in bundle.manifest["artifacts"].items()}
+    assert found == PROVED
+    for entry in bundle.manifest["artifacts"].values():
+        for check in entry["verification"]["checks"]:
+            # Well inside the tolerance, or the tolerance says nothing.
+            assert check["comparisons"][0]["relative"] < check["tolerance"] / 4
+    again = verify_bundle(Bundle.open(bundle.path))
+    assert {f: r[0].status for f, r in again.items()} == PROVED
+
+
+@pytest.mark.parametrize("axis", ["space", "channel"])
+def test_the_other_softmax_axes_convert_too(tmp_path, axis):
+    options = {**SMALL, "model_options": {**SMALL["model_options"], "softmax_axis": axis}}
+    bundle = export("elevit", formats=["onnx", "coreml", "tflite"], output=tmp_path, **options)
+    for entry in bundle.manifest["artifacts"].values():
+        assert entry["verification"]["status"] in ("verified", "reference")
