@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from edgevit.measure.results import read_results
+from edgevit.measure.results import SCHEMA, read_results
 
 TINY = ("--image-size", "32", "--set", "widths=[8,8,16]", "--set", "depths=[1,1,1]")
 
@@ -125,6 +126,9 @@ def test_bench_writes_results_and_prints_a_table(edgevit, bundle, tmp_path):
         assert result.memory.peak_rss_bytes > result.memory.baseline_bytes
         assert result.conditions.before["cpu_seconds"]["busy"] > 0
     assert "elevit" in outcome.out
+    schema = Draft202012Validator(json.loads(SCHEMA.read_text()))
+    for file in tmp_path.glob("*.json"):
+        schema.validate(json.loads(file.read_text()))
 
 
 def test_bench_of_blocks(edgevit, in_tmp):
