@@ -26,7 +26,7 @@ demo: $(READY)
 	$(BIN)/python -m benchmarks.photograph exports/photograph.png
 	$(BIN)/edgevit export elevit --format onnx,coreml,tflite,torch --image exports/photograph.png -o exports
 	$(BIN)/edgevit bench exports/elevit --device local --output results
-	$(BIN)/edgevit table results --relative-to torch
+	$(BIN)/edgevit table results --relative-to torch --include all
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

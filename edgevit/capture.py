@@ -84,7 +84,9 @@ def half_weights(program: Program) -> fx.GraphModule:
     A file that stores its weights in half precision, executed in fp32, has to agree with this much
     closer than with the program itself.
     """
-    module = copy.deepcopy(program.graph_module())  # which shares its weights with the program
+    with warnings.catch_warnings():  # torch's own graph code is not up to date with itself
+        warnings.simplefilter("ignore", FutureWarning)
+        module = copy.deepcopy(program.graph_module())  # which shares its weights with the program
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.half().to(tensor.dtype)
