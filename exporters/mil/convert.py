@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["convert", "save"]
 
 
+#: Passes of coremltools that are left out.
+REMOVED_PASSES = {
+    # It turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5, so 5e-6 too small.
+    "common::fuse_elementwise_to_batchnorm",
+    # Folding is the business of our passes: who wants none gets none, in this format as in others.
+    "common::fuse_conv_batchnorm",
+}
+
+
 def convert(program: Program, *, target: str, half: bool, keep_fp32: Collection[str] = ()) -> Any:
     """A coremltools model of the program, with its inputs and outputs in fp32 under their names.
 
@@ -70,8 +79,7 @@ def _convert(exported: ExportedProgram, program: Program, target: str, precision
     import coremltools
 
     pipeline = coremltools.PassPipeline.DEFAULT
-    # It turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5, so 5e-6 too small.
-    pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    pipeline.remove_passes(REMOVED_PASSES)
     tensor = coremltools.TensorType
     return coremltools.convert(
         exported,

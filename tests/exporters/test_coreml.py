@@ -187,6 +187,13 @@ def test_several_inputs_and_outputs_keep_their_order(tmp_path):
     assert saved.error() < ROUNDING
 
 
+def test_a_batch_norm_that_the_passes_left_is_left(tmp_path):
+    model = randomize_(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    saved = save(captured(model.eval(), (1, 3, 8, 8)), tmp_path, precision="fp32")
+    assert saved.artifact.facts["ops"] == {"batch_norm": 1, "conv": 1}
+    assert saved.error() < ROUNDING
+
+
 def test_an_input_that_is_not_used_stays(tmp_path):
     saved = save(captured(Forward(lambda _, x, y: y.exp()), (1, 4), (1, 4)), tmp_path)
     assert [t.name for t in saved.mil.inputs] == ["x", "y"]
