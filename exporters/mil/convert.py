@@ -29,7 +29,9 @@ REMOVED_PASSES = {
     # It turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5, so 5e-6 too small.
     "common::fuse_elementwise_to_batchnorm",
     # Folding is the business of our passes: who wants none gets none, in this format as in others.
+    # What is folded here, in fp32 and then rounded, also differs from the program rounded to fp16.
     "common::fuse_conv_batchnorm",
+    "common::fuse_conv_scale",
 }
 
 

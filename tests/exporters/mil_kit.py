@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgevit.capture import Program, capture
+from edgevit.capture import Program, capture, half_weights
 from edgevit.tensorspec import TensorSpec
 from edgevit.verify import Verification, tolerance_for, verify_outputs
 from exporters.base import Artifact, CannotVerifyError
@@ -22,8 +22,6 @@ from exporters.quiet import quiet
 
 #: Of the output's scale: what fp32 sums in another order may differ by.
 ROUNDING = 2e-6
-#: Likewise, what a package may differ from its program by; rounded weights cost what they cost.
-TOLERATED = {"fp32": tolerance_for("fp32"), "fp16-weights": 5e-3, "fp16": tolerance_for("fp16")}
 
 
 class Forward(nn.Module):
@@ -64,6 +62,9 @@ class Saved:
         """The package against its program, in every way to run it; outputs depend on inputs."""
         samples = self.inputs()
         want = _stacked([self.program(*inputs) for inputs in samples])
+        rounded = half_weights(self.program)
+        with torch.inference_mode():
+            want_rounded = _stacked([_several(rounded(*inputs)) for inputs in samples])
         try:
             runners = CoreMLExporter().load(self.artifact, self.folder)
         except CannotVerifyError as reason:
@@ -74,11 +75,11 @@ class Saved:
             results.append(
                 verify_outputs(
                     [spec.name for spec in self.artifact.outputs],
-                    want,
+                    want_rounded if runner.precision == "fp16-weights" else want,
                     _stacked(runs),
                     label=runner.label,
                     proves=runner.proves,
-                    tolerance=TOLERATED[runner.precision],
+                    tolerance=tolerance_for(runner.precision),
                 )
             )
         assert all(c.spread > 1e-2 * c.scale for r in results for c in r.comparisons)
@@ -89,6 +90,10 @@ class Saved:
         worst = self.verify()[0].worst
         assert worst is not None
         return worst.relative
+
+
+def _several(outputs: Any) -> Sequence[Any]:
+    return outputs if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
 def _stacked(runs: Sequence[Sequence[Any]]) -> list[NDArray[Any]]:

@@ -52,13 +52,23 @@ class Package:
         tensor = value.immediateValue.tensor
         return getattr(tensor, tensor.WhichOneof("value")).values
 
-    def array(self, op: Any, parameter: str) -> NDArray[np.float32]:
-        """A weight of fp32, in its shape; changing it changes the file."""
+    def set_number(self, op: Any, parameter: str, number: float) -> None:
+        """Replace a constant; those of fp16 are kept as bytes."""
+        value = self.maker(self.source(op, parameter)).attributes["val"]
+        tensor = value.immediateValue.tensor
+        if tensor.WhichOneof("value") == "bytes":
+            tensor.bytes.values = np.float16(number).tobytes()
+        else:
+            tensor.floats.values[:] = [number]
+
+    def array(self, op: Any, parameter: str) -> NDArray[Any]:
+        """A weight, in its shape; changing it changes the file."""
         value = self.maker(self.source(op, parameter)).attributes["val"]
         _, _, size, place = struct.unpack_from("<IIQQ", self.weights, value.blobFileValue.offset)
         shape = [d.constant.size for d in value.type.tensorType.dimensions]
-        flat = np.frombuffer(self.weights, np.float32, size // 4, place)
-        return flat.reshape(shape)
+        flat = np.frombuffer(self.weights, np.uint8, size, place)
+        wide = size == 4 * int(np.prod(shape))
+        return flat.view(np.float32 if wide else np.float16).reshape(shape)
 
     def bypass(self, op: Any, parameter: str) -> None:
         """Take an op out; whoever read its result reads one of its inputs."""

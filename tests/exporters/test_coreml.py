@@ -105,8 +105,8 @@ def test_an_fp16_package_is_run_with_and_without_rounding(half):
     weights, rounded = half.verify()
     assert (weights.status, rounded.status) == ("reference", "reference")
     assert weights.label != rounded.label
-    assert 1e-5 < weights.worst.relative < rounded.worst.relative * 3
-    assert rounded.worst.relative < 3e-2
+    assert weights.worst.relative < ROUNDING
+    assert 1e-4 < rounded.worst.relative < rounded.tolerance / 10
 
 
 def test_an_artifact_says_what_it_is(half, single):
@@ -187,10 +187,17 @@ def test_several_inputs_and_outputs_keep_their_order(tmp_path):
     assert saved.error() < ROUNDING
 
 
-def test_a_batch_norm_that_the_passes_left_is_left(tmp_path):
-    model = randomize_(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
-    saved = save(captured(model.eval(), (1, 3, 8, 8)), tmp_path, precision="fp32")
-    assert saved.artifact.facts["ops"] == {"batch_norm": 1, "conv": 1}
+def test_what_the_passes_did_not_fold_is_not_folded(tmp_path):
+    scale = torch.rand(4, 1, 1) + 0.5
+    module = Forward(
+        lambda m, x: m.norm(m.first(x)) + m.second(x) * scale,
+        first=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+        second=nn.Conv2d(3, 4, 3),
+    )
+    saved = save(captured(randomize_(module).eval(), (1, 3, 8, 8)), tmp_path)
+    ops = saved.artifact.facts["ops"]
+    assert (ops["conv"], ops["batch_norm"], ops["mul"]) == (2, 1, 1)
     assert saved.error() < ROUNDING
 
 

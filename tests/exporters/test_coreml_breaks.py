@@ -15,7 +15,6 @@ from mil_package import Package
 from torch import Tensor, nn
 
 from edgevit.errors import BundleError
-from edgevit.verify import tolerance_for
 from edgevit.zoo.randomize import randomize_
 
 Break = Callable[[Package], None]
@@ -45,11 +44,11 @@ class Small(nn.Module):
         return self.qkv(self.norm(x)).chunk(3, -1)
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def good(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     torch.manual_seed(0)
     program = captured(randomize_(Small()).eval(), (1, 3, 8, 8))
-    return save(program, tmp_path_factory.mktemp("good"), precision="fp32")
+    return save(program, tmp_path_factory.mktemp("good"), precision=request.param)
 
 
 def broken(good: Saved, folder: Path, edit: Break) -> Saved:
@@ -107,11 +106,11 @@ def missing_residual(p: Package) -> None:
 
 
 def wrong_epsilon(p: Package) -> None:
-    p.constant(p.op("layer_norm"), "epsilon")[:] = [1e-3]
+    p.set_number(p.op("layer_norm"), "epsilon", 1e-3)
 
 
 def wrong_scale(p: Package) -> None:
-    p.constant(p.op("mul"), "y")[:] = [0.25]
+    p.set_number(p.op("mul"), "y", 0.25)
 
 
 def swapped_concat(p: Package) -> None:
@@ -139,7 +138,7 @@ def truncated_weights(p: Package) -> None:
 
 
 def a_weight_of_another(p: Package) -> None:
-    p.connect(p.op("layer_norm"), "gamma", p.source(p.op("linear", 1), "bias"))
+    p.connect(p.op("layer_norm"), "gamma", p.source(p.op("conv"), "bias"))
 
 
 WRONG = [
@@ -163,14 +162,17 @@ WRONG = [
 
 
 def test_the_good_package_agrees_far_below_the_tolerance(good):
-    assert {result.status for result in good.verify()} == {"reference"}
-    assert good.error() < tolerance_for("fp32") / 50
+    first, *_ = results = good.verify()
+    assert {result.status for result in results} == {"reference"}
+    assert first.worst.relative < first.tolerance / 50
 
 
 @pytest.mark.parametrize("edit", WRONG, ids=lambda edit: edit.__name__)
 def test_a_package_that_computes_something_else_does_not_agree(edit, good, tmp_path):
+    if edit is exact_gelu and good.artifact.precision == "fp16":
+        pytest.skip("one exact GELU for a tanh GELU is less than half precision itself loses")
     bad = broken(good, tmp_path, edit)
-    assert {result.status for result in bad.verify()} == {"mismatch"}
+    assert bad.verify()[0].status == "mismatch"
     assert bad.error() > 100 * good.error()
 
 
