@@ -471,10 +471,10 @@ class _Export:
     ) -> dict[str, Any]:
         with self._stage(f"write {exporter.name}"):
             artifact = exporter.export(program, folder, options)
+        for warning in artifact.warnings:  # before the check: they may say why it will fail
+            self.progress.note(f"{exporter.name}: {warning}")
         with self._stage(f"verify {exporter.name}"):
             results = self._verify(exporter, artifact, folder, samples, want)
-        for warning in artifact.warnings:
-            self.progress.note(f"{exporter.name}: {warning}")
         return artifact_json(artifact) | {"verification": summarize(results)}
 
     def _verify(
