@@ -8,7 +8,7 @@ residual, equation 7).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "ScoredBlocks",
     "TransformedAttention",
     "VanillaAttention",
+    "check_mixer",
     "check_starts",
     "token_attention",
 ]
@@ -149,6 +150,24 @@ def token_attention(
     return VanillaAttention(dim, heads, weigh=weigh)
 
 
+def check_mixer(
+    mixer: str, options: Mapping[str, Any], own: str, *, less: bool, takes_options: bool = False
+) -> None:
+    """Raise OptionError for a mixer, or options of it, that a backbone cannot have.
+
+    Args:
+        mixer: the name that was asked for.
+        options: the options that were given for it.
+        own: the backbone's own mixer, the one whose scores can be handed on.
+        less: whether scores are needed.
+        takes_options: whether the own mixer has options when no scores are needed.
+    """
+    if less and mixer != own:
+        raise OptionError("mixer", expected=f"{own}, whose scores are kept", got=mixer)
+    if options and mixer == own and (less or not takes_options):
+        raise OptionError("mixer_options", expected=f"nothing with {own} here", got=dict(options))
+
+
 def check_starts(starts: Sequence[int], depths: Sequence[int], firsts: Sequence[int]) -> None:
     """Raise OptionError unless each start is 0 (never) or a layer that can have its scores given.
 
@@ -212,10 +231,10 @@ class ScoredBlock(nn.Module):
 Maps = list[tuple[ScoredAttention, Tensor]]
 
 
-class ScoredBlocks(nn.ModuleList):
+class ScoredBlocks(nn.Sequential):
     """The blocks of a stage: each less-attention layer has its scores from the block before."""
 
-    def run(
+    def forward(
         self, x: Tensor, residual: Tensor | None = None, maps: Maps | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens to tokens and the last map.

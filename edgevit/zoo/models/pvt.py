@@ -42,11 +42,12 @@ from edgevit.zoo.models.less_common import (
     ScoredAttention,
     ScoredBlock,
     ScoredBlocks,
+    check_mixer,
 )
 from edgevit.zoo.registry import make_config, register_model
 from edgevit.zoo.states import WRAPPED, resize_positions
 
-__all__ = ["LAST", "OWN_MIXER", "PVT", "PVTConfig", "Four", "make_reduction", "map_keys"]
+__all__ = ["LAST", "OWN_MIXER", "PVT", "Four", "PVTConfig", "make_reduction", "map_keys"]
 
 LAST = 3
 OWN_MIXER = "spatial_reduction"
@@ -75,6 +76,7 @@ class PVTConfig:
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
         check_multiple(self.image_size, 32, "PVT")
+        check_mixer(self.mixer, self.mixer_options, OWN_MIXER, less=False)
         for stage in range(LAST + 1):
             step = (4 << stage) * self.reduction(stage)
             check_multiple(self.image_size, step, "PVT with these reductions")
@@ -108,7 +110,8 @@ class PVTConfig:
         dim, heads, grid = self.widths[stage], self.heads[stage], self.grid(stage)
         if self.mixer == OWN_MIXER:
             return SpatialReductionAttention(dim, heads, grid, self.reduction(stage))
-        size = {"dim": dim, "heads": heads, "tokens": grid, "prefix_tokens": self.prefix(stage)}
+        size: dict[str, Any] = {"dim": dim, "heads": heads, "tokens": grid}
+        size["prefix_tokens"] = self.prefix(stage)
         return make_mixer(self.mixer, **size, **self.mixer_options)
 
     def residual_into(self, stage: int) -> nn.Module | None:
@@ -188,8 +191,10 @@ class Stage(nn.Module):
         self.residual = config.residual_into(stage)
         hidden = config.expansions[stage] * dim
         self.blocks = ScoredBlocks(
-            ScoredBlock(dim, config.attention_for(stage, layer), Mlp(dim, hidden))
-            for layer in range(1, config.depths[stage] + 1)
+            *(
+                ScoredBlock(dim, config.attention_for(stage, layer), Mlp(dim, hidden))
+                for layer in range(1, config.depths[stage] + 1)
+            )
         )
 
     def forward(
@@ -200,7 +205,8 @@ class Stage(nn.Module):
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         residual = self.residual(scores) if self.residual is not None else None
-        return self.blocks.run(x + self.pos_embed, residual, maps)
+        out: tuple[Tensor, Tensor | None] = self.blocks(x + self.pos_embed, residual, maps)
+        return out
 
 
 class PVT(LessModel):
