@@ -21,8 +21,8 @@ import numpy as np
 
 from devices.agent.subjects import Subject
 from devices.agent.timing import Schedule, Stopwatch
-from edgevit.export import export
 from edgevit.source import BlockSpec
+from edgevit.verbs.export import export
 
 ROUNDS = 60
 BLOCK_NS = 50_000_000

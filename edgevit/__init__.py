@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevit.bench import bench
     from edgevit.bundle import Bundle
-    from edgevit.export import export
     from edgevit.source import BlockSpec
+    from edgevit.verbs.bench import bench
+    from edgevit.verbs.export import export
     from edgevit.zoo import list_blocks, list_models, model_info, register_block, register_model
     from edgevit.zoo.factory import create_block, create_model
 
@@ -40,10 +40,10 @@ __all__ = [
 _HOME = {
     "BlockSpec": "edgevit.source",
     "Bundle": "edgevit.bundle",
-    "bench": "edgevit.bench",
+    "bench": "edgevit.verbs.bench",
     "create_block": "edgevit.zoo.factory",
     "create_model": "edgevit.zoo.factory",
-    "export": "edgevit.export",
+    "export": "edgevit.verbs.export",
     "list_blocks": "edgevit.zoo",
     "list_models": "edgevit.zoo",
     "model_info": "edgevit.zoo",

@@ -26,8 +26,8 @@ from edgevit.errors import (
     VerificationError,
     WeightsError,
 )
-from edgevit.export import export
 from edgevit.source import BlockSpec, model_source
+from edgevit.verbs.export import export
 from exporters.base import exporters
 
 TINY = {

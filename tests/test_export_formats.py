@@ -4,7 +4,7 @@ import pytest
 
 from edgevit.artifacts import verify_bundle
 from edgevit.bundle import Bundle
-from edgevit.export import export
+from edgevit.verbs.export import export
 
 pytestmark = pytest.mark.slow
 

@@ -76,7 +76,7 @@ def bench(
     A model is exported first if it is not a bundle yet. Whatever computes something else than it
     should is not timed. Results are written to a folder, for `edgevit table`.
     """
-    from edgevit.bench import bench as run
+    from edgevit.verbs.bench import bench as run
 
     options = parse_options("--set", model_option)
     common: dict[str, Any] = {"activation": activation, "image": image}

@@ -83,7 +83,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="The manifest on stdout.")] = False,
 ) -> None:
     """Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file."""
-    from edgevit.export import export as run
+    from edgevit.verbs.export import export as run
 
     chosen = split_list(formats) or ["onnx"]
     given = {

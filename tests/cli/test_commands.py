@@ -18,7 +18,7 @@ TINY = ("--image-size", "32", "--set", "widths=[8,8,16]", "--set", "depths=[1,1,
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     """A bundle of two quick formats."""
-    from edgevit.export import export
+    from edgevit.verbs.export import export
 
     return export(
         "elevit",
@@ -33,7 +33,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(bundle, tmp_path_factory):
     """Results of a short bench of it."""
-    from edgevit.bench import bench
+    from edgevit.verbs.bench import bench
 
     folder = tmp_path_factory.mktemp("results")
     bench([bundle], runs=30, output=folder)

@@ -327,7 +327,7 @@ def _exported(
     """The cached bundle of exactly this subject, exported first where it lacks a format."""
     from platformdirs import user_cache_path
 
-    from edgevit.export import Plan, export_source, make_plan, make_source
+    from edgevit.verbs.export import Plan, export_source, make_plan, make_source
 
     source, rest = make_source(subject, batch=batch, seed=seed, **options)
     plan: Plan = make_plan(formats, **rest)
