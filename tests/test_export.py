@@ -26,6 +26,7 @@ from edgevit.errors import (
     VerificationError,
     WeightsError,
 )
+from edgevit.progress import Progress
 from edgevit.source import BlockSpec, model_source
 from edgevit.verbs.export import export
 from exporters.base import exporters
@@ -223,6 +224,22 @@ def test_a_model_that_gives_nan_is_not_exported(tmp_path):
     with pytest.raises(VerificationError, match="not finite"):
         export(Nan(), output=tmp_path, image_size=8)
     assert list(tmp_path.iterdir()) == []
+
+
+class Deaf(nn.Module):
+    """Its output is a constant but for the last digits."""
+
+    def forward(self, x):
+        return 1.0 + 1e-6 * x.mean((2, 3))
+
+
+def test_a_model_that_hardly_hears_its_input_is_told(tmp_path):
+    notes = []
+    listener = Progress()
+    listener.note = notes.append
+    made = export(Deaf(), output=tmp_path, image_size=8, formats="torch", progress=listener)
+    assert any("hardly depends on the input" in note for note in notes)
+    assert made.manifest["sensitivity"][0]["spread"] < 1e-4
 
 
 def test_a_file_that_computes_something_else_is_not_exported(tmp_path, monkeypatch):

@@ -167,6 +167,28 @@ def test_bench_of_what_cannot_be(edgevit, in_tmp, arguments, message):
     assert not (in_tmp / "results").exists()
 
 
+def test_formats_that_the_device_does_not_run_are_left_out(edgevit, bundle, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["artifacts"] = {
+        "coreml": manifest["artifacts"]["onnx"],
+        "onnx": manifest["artifacts"]["onnx"],
+    }
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    outcome = edgevit("bench", copy, "--runs", "20", "--no-memory", "-o", tmp_path / "results")
+    assert outcome.code == 0, outcome.err
+    assert "local does not run coreml: left out" in outcome.err
+    assert [r.subject.format for r in read_results(tmp_path / "results")] == ["onnx"]
+    del manifest["artifacts"]["onnx"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    outcome = edgevit("bench", copy, "-o", tmp_path / "none")
+    assert outcome.code == 2
+    assert "runs none of the formats" in outcome.err
+
+
 def test_a_bundle_of_a_fixed_batch(edgevit, bundle, tmp_path):
     outcome = edgevit("bench", bundle, "--batch", "4", "-o", tmp_path)
     assert outcome.code == 2

@@ -107,9 +107,17 @@ def test_memory_comes_from_its_own_run() -> None:
     assert "less its level after imports" in first.memory.definition
     assert second.memory is None
     assert second.warnings == ("memory was not measured: out of memory",)
-    # Nothing else of that run counts.
+    # What it says of the machine does not count.
     assert (first.status, second.status) == ("ok", "ok")
     assert first.context.device.facts == FACTS
+
+
+def test_loading_is_taken_from_the_process_that_had_nothing_else_to_load() -> None:
+    loaded = next(e for e in events() if e["event"] == "loaded" and e["id"] == "a")
+    told = [{**loaded, "load_ns": 30_000_000, "first_ns": 70_000_000}]
+    first, second = results(events(), memory_events=told)
+    assert (first.load_ms, first.first_ms) == (30.0, 70.0)
+    assert second.load_ms == results(events())[1].load_ms
 
 
 def test_memory_without_a_baseline() -> None:
