@@ -126,6 +126,8 @@ class Schedule:
         min_runs: samples at least.
         min_seconds: time at least.
         max_seconds: time after which a subject ends with what it has.
+        interval: go on, after ``min_runs`` and ``min_seconds``, until the interval of the median is
+            that share of the median wide; None does not look.
         warmup_runs: inferences at least before anything is timed.
         warmup_seconds: time at least before anything is timed.
         block_seconds: about how long a subject is timed in one round.
@@ -142,8 +144,11 @@ class Schedule:
     block_seconds: float = 0.1
     inner_seconds: float = 0.001
     seed: int = 0
+    interval: float | None = None
 
     def __post_init__(self) -> None:
+        narrow = self.interval is None or 0 < self.interval < 1
+        _demand(narrow, "interval", "a share of the median between 0 and 1", self.interval)
         _demand(self.runs is None or self.runs >= 1, "runs", "at least 1", self.runs)
         _demand(self.min_runs >= 1, "min_runs", "at least 1", self.min_runs)
         _demand(self.block_seconds > 0, "block_seconds", "more than 0", self.block_seconds)
@@ -244,6 +249,8 @@ class Device(Protocol):
     """A place where models run."""
 
     name: str
+    #: A stand-in that runs the right thing at the wrong speed: its times are never shown.
+    emulated: bool = False
 
     @property
     def profile(self) -> DeviceProfile:

@@ -30,6 +30,7 @@ class LocalDevice:
     """
 
     name = "local"
+    emulated = False
 
     def __init__(
         self, *, python: str | Path | None = None, environment: Mapping[str, str] | None = None

@@ -11,7 +11,7 @@ are JSON lines on stdout; everything that libraries print goes to stderr.
     checked      id, ok, outputs [name, ok, max_abs, scale, cosine], samples, reason
     conditions   when ("before", "after"), then one entry a probe that this machine has
     warmed       id, runs, ns, inner
-    samples      id, round, inner, ns [per inference]
+    samples      id, round, inner, ns [per inference], finished (this subject has all it needs)
     memory       id, method, baseline_bytes, loaded_bytes, peak_bytes
     warning      id, kind, message
     error        id (null if it concerns the whole job), kind, message

@@ -9,6 +9,12 @@ In every round each subject has one block, in an order shuffled by a seeded gene
 falls on all alike. Where there are several subjects a block opens with one inference that is not
 timed: it brings the subject's weights back into the caches, and lets the threads of the one before
 go to sleep.
+
+With a target for the interval of the median a subject goes on until it is that narrow. The interval
+is the one that the host computes later: from the k-th smallest to the k-th largest of R round
+medians, widened to hold the median of all samples, k being the largest for which
+P(k <= B <= R - k) >= 0.95, B ~ Binomial(R, 1/2). Fewer than 6 rounds cannot reach that level, so
+they never end a subject.
 """
 
 import gc
@@ -22,6 +28,8 @@ Infer = Callable[[], Any]
 
 #: Least number of rounds that a fixed number of runs is spread over.
 MIN_ROUNDS = 10
+#: What the interval of the median covers, in percent.
+LEVEL_PERCENT = 95
 
 
 class Schedule:
@@ -38,6 +46,7 @@ class Schedule:
         block_seconds: float = 0.1,
         inner_seconds: float = 0.001,
         seed: int = 0,
+        interval: Optional[float] = None,
     ) -> None:
         self.runs = runs
         self.min_runs = min_runs
@@ -48,6 +57,7 @@ class Schedule:
         self.block_seconds = block_seconds
         self.inner_seconds = inner_seconds
         self.seed = seed
+        self.interval = interval
 
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> "Schedule":
@@ -72,6 +82,8 @@ class Stopwatch:
         self.region_ns = 0.0
         self.count = 0
         self.total_ns = 0
+        self._samples: List[int] = []
+        self._medians: List[float] = []
 
     def warm_up(self, schedule: Schedule, checkpoint: Callable[[], None]) -> Dict[str, Any]:
         """Run until both a count and a time are reached; then settle how many make a region."""
@@ -93,7 +105,10 @@ class Stopwatch:
         regions = time_regions(self.infer, self.inner, limit=limit, budget_ns=budget_ns)
         self.count += len(regions)
         self.total_ns += sum(regions)
-        return regions if self.inner == 1 else [round(ns / self.inner) for ns in regions]
+        samples = regions if self.inner == 1 else [round(ns / self.inner) for ns in regions]
+        self._samples += samples
+        self._medians.append(median(sorted(samples)))
+        return samples
 
     def finished(self, schedule: Schedule) -> bool:
         """Whether count and time are met, or the cap."""
@@ -101,7 +116,52 @@ class Stopwatch:
             return self.count >= schedule.runs
         seconds = self.total_ns / 1e9
         met = self.count >= schedule.min_runs and seconds >= schedule.min_seconds
+        if met and schedule.interval is not None:
+            met = self._narrow(schedule.interval)
         return met or seconds >= schedule.max_seconds
+
+    def _narrow(self, target: float) -> bool:
+        """Whether the interval of the median is at most that share of the median wide."""
+        self._samples.sort()  # sorted but for the latest block: quick
+        width = interval_width(self._samples, self._medians)
+        return width is not None and width <= target
+
+
+def median(ordered: Sequence[float]) -> float:
+    """The median of sorted values."""
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return float(ordered[middle])
+    return (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def interval_width(ordered: Sequence[float], medians: Sequence[float]) -> Optional[float]:
+    """Width of the interval of the median as a share of the median.
+
+    Args:
+        ordered: all samples, sorted.
+        medians: of the rounds, in any order.
+
+    Returns:
+        None for fewer rounds than the level needs.
+    """
+    k = interval_order(len(medians))
+    if k is None:
+        return None
+    center, ends = median(ordered), sorted(medians)
+    return (max(ends[-k], center) - min(ends[k - 1], center)) / center
+
+
+def interval_order(rounds: int) -> Optional[int]:
+    """The largest k whose interval covers the level; None if none does."""
+    outcomes, ways, below = 2**rounds, 1, 0
+    k = 0
+    # below: outcomes of Binomial(rounds, 1/2) under k; ways: those that are k.
+    while 100 * (outcomes - 2 * (below + ways)) >= LEVEL_PERCENT * outcomes:
+        below += ways
+        k += 1
+        ways = ways * (rounds - k + 1) // k
+    return k or None
 
 
 def time_regions(
@@ -195,8 +255,16 @@ class Rounds:
             del self._active[watch.name]
             self._emit("error", id=watch.name, kind="run", message=describe(error))
             return
-        self._emit("samples", id=watch.name, round=number, inner=watch.inner, ns=samples)
-        if watch.finished(self._schedule):
+        finished = watch.finished(self._schedule)
+        self._emit(
+            "samples",
+            id=watch.name,
+            round=number,
+            inner=watch.inner,
+            ns=samples,
+            finished=finished,
+        )
+        if finished:
             del self._active[watch.name]
 
     def _extent(self, number: int) -> "tuple[Optional[int], float]":

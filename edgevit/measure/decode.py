@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from edgevit.errors import BundleError
 
-__all__ = ["decode", "encode"]
+__all__ = ["OPTIONAL", "decode", "encode"]
 
 T = TypeVar("T")
+#: Metadata of a field that documents may lack, because it came later; its default stands then.
+OPTIONAL = {"optional": True}
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -72,11 +74,14 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
 def _decode_fields(cls: Any, data: Any, where: str) -> Any:
     _require(data, isinstance(data, dict), where, "an object")
     hints = _hints(cls)
-    if missing := sorted(hints.keys() - data.keys()):
+    optional = {f.name for f in fields(cls) if f.metadata.get("optional")}
+    if missing := sorted(hints.keys() - data.keys() - optional):
         raise BundleError(f"{where} lacks {', '.join(missing)}")
     if unknown := sorted(data.keys() - hints.keys()):
         raise BundleError(f"{where} has {', '.join(unknown)}, which this schema does not know")
-    return cls(**{n: _decode(kind, data[n], f"{where}.{n}") for n, kind in hints.items()})
+    return cls(
+        **{n: _decode(kind, data[n], f"{where}.{n}") for n, kind in hints.items() if n in data}
+    )
 
 
 @lru_cache

@@ -5,18 +5,19 @@
     loaded       id, load_ns, first_ns, runtime, settings, region
     checked      id, ok, outputs, reason
     warmed       id, runs, ns
-    samples      id, round, inner, ns
+    samples      id, round, inner, ns, finished
     memory       id, method, baseline_bytes, peak_bytes
     warning      id or null, message
     error        id or null, kind, message
     done         stopped
 
 Events may be missing and fields may be more; a malformed event counts as an error of its subject.
+A subject whose samples were complete (``finished``) before the run broke off is a whole result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -68,6 +69,7 @@ class _Track:
     warmup: Warmup | None = None
     memory: Memory | None = None
     samples: list[Samples] = field(default_factory=list)
+    finished: bool = False
     warnings: list[str] = field(default_factory=list)
     error: Event | None = None
 
@@ -178,6 +180,7 @@ def _add_samples(track: _Track, event: Event) -> None:
         raise ValueError("times, rounds and inner counts must be positive")
     if block.ns:
         track.samples.append(block)
+    track.finished = event.get("finished") is True
 
 
 def _add_memory(track: _Track, event: Event) -> None:
@@ -235,7 +238,24 @@ def _result(name: str, run: _Run, job: Job) -> Result:
         warnings=tuple(dict.fromkeys(track.warnings)),
     )
     status, reason = _status(result, track, run, job)
-    return replace(result, status=status, reason=reason)
+    warnings = tuple(dict.fromkeys([*result.warnings, *_remarks(result, status, run)]))
+    return replace(result, status=status, reason=reason, warnings=warnings)
+
+
+def _remarks(result: Result, status: Status, run: _Run) -> Iterator[str]:
+    """What a reader should know that makes nothing wrong."""
+    count, threads = _cpus(result), result.subject.threads
+    if count is not None and threads > count:
+        yield f"{threads} threads on {count} CPUs"
+    if status in ("ok", "unstable") and run.after is None and run.before is not None:
+        yield "the run ended before the conditions were read a second time"
+
+
+def _cpus(result: Result) -> int | None:
+    """How many CPUs the device says it has."""
+    cpu = result.context.device.facts.get("cpu")
+    count = cpu.get("count") if isinstance(cpu, Mapping) else None
+    return count if isinstance(count, int) else None
 
 
 def _subject(subject: Subject, loaded: Event, facts: Mapping[str, Any]) -> Subject:
@@ -258,22 +278,22 @@ def _status(result: Result, track: _Track, run: _Run, job: Job) -> tuple[Status,
     error = track.error or run.error
     if result.verification.status == "mismatch":
         return "mismatch", result.verification.reason
-    if error:
-        status: Status = "mismatch" if error.get("kind") == "mismatch" else "failed"
-        return status, str(error.get("message") or error.get("kind"))
-    if run.stopped:
+    broken = None if track.finished and result.statistics is not None else error
+    if broken:
+        status: Status = "mismatch" if broken.get("kind") == "mismatch" else "failed"
+        return status, str(broken.get("message") or broken.get("kind"))
+    if run.stopped and not track.finished:
         return "stopped", f"stopped early, after {_amount(result)}"
-    if not run.done:
+    if not run.done and not track.finished:
         return "failed", f"the agent ended before it was done, after {_amount(result)}"
     if result.statistics is None:
         return "failed", "no run was timed"
-    cpu = result.context.device.facts.get("cpu")
     word, reason = verdict(
         result.statistics,
         run.before,
         run.after,
         threads=result.subject.threads,
-        cpus=cpu.get("count") if isinstance(cpu, Mapping) else None,
+        cpus=_cpus(result),
         throttle_point_c=job.throttle_point_c,
     )
     return ("ok" if word == "ok" else "unstable"), reason

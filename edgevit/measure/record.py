@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgevit.measure.decode import OPTIONAL
 from edgevit.tensorspec import TensorSpec
 
 __all__ = [
@@ -52,6 +53,7 @@ class Context:
         host: facts of the machine that edgevit ran on.
         device: the device.
         seed: of the shuffling of subjects and of random inputs.
+        suite: the suite that the subject was measured as a part of, if any.
     """
 
     created: str
@@ -60,6 +62,7 @@ class Context:
     host: Mapping[str, Any]
     device: Device
     seed: int | None = None
+    suite: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

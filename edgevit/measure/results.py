@@ -57,6 +57,7 @@ __all__ = [
     "current_context",
     "read_results",
     "result_filename",
+    "write_atomically",
 ]
 
 SCHEMA_VERSION = 1
@@ -178,14 +179,19 @@ class Result:
         file = target if target.suffix == ".json" else target / result_filename(self)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(file, _text(self.to_json()))
+            write_atomically(file, _text(self.to_json()))
         except OSError as error:
             raise OutputError(f"cannot write {file}: {error.strerror}") from error
         return file
 
 
 def current_context(
-    device: Device, *, command: str, seed: int | None = None, now: datetime | None = None
+    device: Device,
+    *,
+    command: str,
+    seed: int | None = None,
+    suite: str | None = None,
+    now: datetime | None = None,
 ) -> Context:
     """The circumstances of a run that starts now on this host."""
     time = (now or datetime.now(timezone.utc)).astimezone(timezone.utc)
@@ -197,7 +203,7 @@ def current_context(
         "cpus": os.cpu_count(),
     }
     created = time.isoformat(timespec="seconds")
-    return Context(created, version("edgevit"), command, host, device, seed)
+    return Context(created, version("edgevit"), command, host, device, seed, suite)
 
 
 def result_filename(result: Result) -> str:
@@ -265,7 +271,12 @@ def _text(document: dict[str, Any]) -> str:
     )
 
 
-def _write_atomically(file: Path, text: str) -> None:
+def write_atomically(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OSError: the disk refuses; what stood there before still does.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{file.name[:80]}.", suffix=".tmp", dir=file.parent)
     temporary = Path(name)
     try:

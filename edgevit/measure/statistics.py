@@ -41,7 +41,8 @@ __all__ = [
 PERCENTILE_RULE = "linear (Hyndman and Fan type 7)"
 #: Below this many runs p99 leans on the slowest run alone.
 FEW_RUNS = 100
-_LEVEL = 0.95
+_LEVEL_PERCENT = 95
+_LEVEL = _LEVEL_PERCENT / 100
 _TUKEY = 1.5
 _NS_PER_MS = 1e6
 
@@ -133,7 +134,7 @@ class Statistics:
 
     @cached_property
     def _order(self) -> tuple[int, float]:
-        return _interval_order(self.round_count, _LEVEL)
+        return _interval_order(self.round_count, _LEVEL_PERCENT)
 
     @cached_property
     def interval_ms(self) -> tuple[float, float] | None:
@@ -274,11 +275,11 @@ def _integers(name: str, values: Any, least: int) -> NDArray[np.int64]:
     return copy
 
 
-def _interval_order(rounds: int, level: float) -> tuple[int, float]:
-    """The largest k whose interval covers ``level``, or 1, and what it covers."""
+def _interval_order(rounds: int, percent: int) -> tuple[int, float]:
+    """The largest k whose interval covers ``percent``, or 1, and the share that it covers."""
     k, below = 1, 1  # below: outcomes of Binomial(rounds, 1/2) under k, of 2**rounds
-    outcomes = 2**rounds
-    while 2 * k < rounds and outcomes - 2 * (below + comb(rounds, k)) >= level * outcomes:
+    outcomes = 2**rounds  # whole numbers throughout: from 1024 rounds on, no float holds them
+    while 2 * k < rounds and 100 * (outcomes - 2 * (below + comb(rounds, k))) >= percent * outcomes:
         below += comb(rounds, k)
         k += 1
     return k, (outcomes - 2 * below) / outcomes

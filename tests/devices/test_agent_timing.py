@@ -1,15 +1,27 @@
 """The clock's own rules, with inferences whose time is known."""
 
 import gc
+import random
 import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 
 from devices.agent import timing
-from devices.agent.timing import Rounds, Schedule, Stopwatch, orders, planned_rounds, time_regions
+from devices.agent.timing import (
+    Rounds,
+    Schedule,
+    Stopwatch,
+    interval_width,
+    median,
+    orders,
+    planned_rounds,
+    time_regions,
+)
+from edgevit.measure.statistics import Statistics
 
 
 class FakeClock:
@@ -179,6 +191,59 @@ def test_a_subject_that_fails_leaves_the_others(clock: FakeClock) -> None:
     assert (error["id"], error["kind"]) == ("bad", "run")
     assert error["message"] == "ValueError: out of memory"
     assert sum(len(e["ns"]) for e in told if e["event"] == "samples" and e["id"] == "good") == 30
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 5, 6, 7, 8, 20, 41, 400, 1500])
+def test_the_interval_is_the_one_that_results_hold(rounds: int) -> None:
+    generator = np.random.default_rng(rounds)
+    values = (1e6 * generator.lognormal(0, 0.1, (rounds, 5))).astype(int).tolist()
+    medians = [median(sorted(row)) for row in values]
+    width = interval_width(sorted(ns for row in values for ns in row), medians)
+    if rounds < 6:
+        assert width is None
+    else:
+        assert width == pytest.approx(Statistics.from_rounds(values).interval_width, rel=1e-12)
+
+
+def unsteady(clock: FakeClock, share: float) -> Callable[[], None]:
+    """Inferences of about 20 ms that differ by a seeded share from block to block."""
+    generator = random.Random(5)
+
+    def infer() -> None:
+        clock.now += int(20e6 * (1 + share * generator.uniform(-1, 1)))
+
+    return infer
+
+
+def test_a_narrow_interval_is_waited_for(clock: FakeClock) -> None:
+    short = Schedule(min_runs=5, min_seconds=0.1, max_seconds=500, warmup_seconds=0)
+    target = Schedule(**{**vars(short), "interval": 0.02})
+    plain = measure([Stopwatch("a", unsteady(clock, 0.3))], short)
+    narrow = measure([Stopwatch("a", unsteady(clock, 0.3))], target)
+    assert len(narrow) > 3 * len(plain)
+    rounds = [[int(ns) for ns in event["ns"]] for event in narrow]
+    assert Statistics.from_rounds(rounds).interval_width <= 0.02
+    assert Statistics.from_rounds(rounds[:-1]).interval_width > 0.02
+
+
+def test_no_more_is_measured_than_the_interval_needs(clock: FakeClock) -> None:
+    schedule = Schedule(min_runs=5, min_seconds=0.1, interval=0.02, warmup_seconds=0)
+    told = measure([Stopwatch("a", clock.lasting(20_000_000))], schedule)
+    assert len(told) == 6  # rounds that the level needs
+
+
+def test_the_cap_ends_what_never_gets_narrow(clock: FakeClock) -> None:
+    schedule = Schedule(min_seconds=0.1, max_seconds=3, interval=1e-6, warmup_seconds=0)
+    told = measure([Stopwatch("a", unsteady(clock, 0.5))], schedule)
+    assert sum(ns for event in told for ns in event["ns"]) == pytest.approx(3e9, rel=0.05)
+
+
+def test_the_last_samples_say_that_they_are(clock: FakeClock) -> None:
+    watches = [Stopwatch("slow", clock.lasting(50_000_000)), Stopwatch("b", clock.lasting(2_000))]
+    told = measure(watches, Schedule(runs=30, warmup_seconds=0))
+    for name in ("slow", "b"):
+        said = [event["finished"] for event in told if event["id"] == name]
+        assert said == [False] * (len(said) - 1) + [True]
 
 
 def test_the_loop_costs_next_to_nothing() -> None:

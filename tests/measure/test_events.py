@@ -167,6 +167,40 @@ def test_a_run_that_breaks_off_anywhere_gives_results() -> None:
         assert len(first.samples_ns) == len(measured)
 
 
+def cut_after_finishing(name: str) -> list[Event]:
+    """The events until just after the subject's last samples, which say that it is finished."""
+    told = events()
+    last = max(i for i, e in enumerate(told) if e["event"] == "samples" and e["id"] == name)
+    told[last]["finished"] = True
+    return [e for e in told[: last + 1] if e.get("id") != "b" or e.get("round") != 9]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [],
+        [{"event": "done", "stopped": True}],
+        [{"event": "error", "id": None, "kind": "crash", "message": "killed by SIGKILL"}],
+        [{"event": "error", "id": "a", "kind": "crash", "message": "killed by SIGKILL"}],
+    ],
+    ids=["cut", "stopped", "crash", "crash while it was the only one"],
+)
+def test_what_was_finished_before_the_run_broke_off_is_whole(end: list[Event]) -> None:
+    first, second = results([*cut_after_finishing("a"), *end])
+    assert (first.status, first.reason) == ("ok", None)
+    assert first.samples_ns == blocks(40)
+    assert first.warnings == ("the run ended before the conditions were read a second time",)
+    assert second.status in ("failed", "stopped")
+    assert second.statistics is not None
+    assert second.statistics.round_count == 9
+
+
+def test_more_threads_than_cpus_are_a_warning() -> None:
+    subjects = {"a": replace(BARE, threads=8), "b": replace(BARE, threads=4)}
+    first, second = results(events(), replace(JOB, subjects=subjects))
+    assert (first.warnings, second.warnings) == (("8 threads on 4 CPUs",), ())
+
+
 def test_an_error_of_one_subject_is_its_own() -> None:
     told = without("samples", "a")
     told.insert(3, {"event": "error", "id": "a", "kind": "load", "message": "no such operator"})

@@ -131,6 +131,12 @@ def test_the_interval_holds_the_headline_of_uneven_rounds() -> None:
     assert statistics.median_ms == 1.0
 
 
+def test_thousands_of_rounds_have_an_interval() -> None:
+    statistics = Statistics.from_rounds(skewed(1500, 2))
+    assert statistics.interval_level is not None
+    assert 0.95 <= statistics.interval_level < 0.955
+
+
 def test_drift_is_seen_and_noise_is_not() -> None:
     random = np.random.default_rng(3)
     steady = random.normal(5e6, 5e4, (12, 20))
