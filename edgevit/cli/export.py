@@ -33,6 +33,10 @@ def export(
         list[str] | None,
         typer.Option("--format", "-f", help="onnx, coreml, tflite, torch; several with commas."),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--for", help="A device or host: files that it can load (opset, IR)."),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder that the bundle's folder is made in.")
     ] = Path("exports"),
@@ -85,7 +89,7 @@ def export(
     """Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file."""
     from edgevit.verbs.export import export as run
 
-    chosen = split_list(formats) or ["onnx"]
+    chosen = _formats(formats, device)
     given = {
         "opset": opset,
         "ir_version": ir_version,
@@ -106,6 +110,7 @@ def export(
         bundle = run(
             model,
             formats=chosen,
+            device=device,
             output=output,
             activation=activation,
             fold_batchnorm=fold_bn,
@@ -123,6 +128,16 @@ def export(
         print_json({"path": str(bundle.path), **bundle.manifest})
     else:
         print_bundle(bundle)
+
+
+def _formats(formats: list[str] | None, device: str | None) -> list[str]:
+    """The formats asked for, or the device's own, or ONNX."""
+    from edgevit.verbs.export import DEFAULT_FORMAT
+    from edgevit.verbs.targets import default_format, find_profile
+
+    if chosen := split_list(formats):
+        return chosen
+    return [default_format(find_profile(device)) if device else DEFAULT_FORMAT]
 
 
 def format_options(

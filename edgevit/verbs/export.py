@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from devices.profile import DeviceProfile
 from edgevit.artifacts import (
     Arrays,
     Expected,
@@ -50,6 +51,7 @@ from edgevit.errors import (
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, Source, block_source, model_source, slug
+from edgevit.verbs.targets import find_profile, fit_formats, fit_options, target_json
 from edgevit.verify import Verification, compare, tolerance_for, verify_outputs
 from edgevit.versions import tool_versions
 from exporters.base import Artifact, Exporter, exporters, make_options
@@ -64,10 +66,11 @@ __all__ = ["export", "export_source"]
 
 #: Noise samples that verification runs, beside the picture.
 NOISE_SAMPLES = 2
+DEFAULT_FORMAT = "onnx"
 ACTIVATIONS = ("relu",)
 #: Options of an export that are not about the source.
 PLAN_OPTIONS = (
-    "activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "name", "options",
+    "activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "name", "options", "device",
 )  # fmt: skip
 
 
@@ -83,6 +86,7 @@ class Plan:
         verify: check every file.
         image: picture to verify on; the one that ships with edgevit if None.
         name: the bundle's folder name; made from the source and the options if None.
+        device: the device whose limits the files obey, if they were made for one.
     """
 
     formats: Mapping[str, tuple[Exporter, Any]]
@@ -92,6 +96,7 @@ class Plan:
     verify: bool = True
     image: Path | None = None
     name: str | None = None
+    device: DeviceProfile | None = None
 
     @classmethod
     def make(
@@ -138,8 +143,9 @@ class Plan:
 def export(
     model: str | nn.Module | BlockSpec,
     *,
-    formats: str | Sequence[str] = "onnx",
+    formats: str | Sequence[str] | None = None,
     output: str | Path = "exports",
+    device: str | DeviceProfile | None = None,
     activation: str | None = None,
     fold_batchnorm: bool = True,
     dynamic_batch: bool = False,
@@ -156,8 +162,11 @@ def export(
 
     Args:
         model: a name of the zoo, ``package.module:factory``, an ``nn.Module``, or a block.
-        formats: one or more of ``onnx``, ``coreml``, ``tflite``, ``torch``.
+        formats: one or more of ``onnx``, ``coreml``, ``tflite``, ``torch``; the device's, or ONNX,
+            by default.
         output: the folder that the bundle's own folder is made in.
+        device: a device profile or host that the files have to load on: its formats, opset and IR
+            version.
         activation: ``"relu"`` to replace GELU, SiLU and hard-swish; this changes the model.
         fold_batchnorm: fold every BatchNorm that can be folded exactly.
         dynamic_batch: let the batch vary, for formats that can.
@@ -190,6 +199,7 @@ def export(
         image=image,
         name=name,
         options=options,
+        device=device,
         **rest,
     )
     return export_source(source, plan, output, seed=seed, progress=progress)
@@ -209,21 +219,30 @@ def make_source(
 
 
 def make_plan(
-    formats: str | Sequence[str],
+    formats: str | Sequence[str] | None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     activation: str | None = None,
     dynamic_batch: bool = False,
     image: str | Path | None = None,
+    device: str | DeviceProfile | None = None,
     **rest: Any,
 ) -> Plan:
     """A plan from keywords; see :func:`export` for what they mean and what is raised."""
+    names, chosen = [formats] if isinstance(formats, str) else list(formats or []), options or {}
+    profile = find_profile(device) if isinstance(device, str) else device
+    if profile is not None:
+        names = fit_formats(profile, names)
+        chosen = fit_options(profile, names, chosen)
+    elif formats is None:
+        names = [DEFAULT_FORMAT]
     return Plan.make(
-        formats,
-        options or {},
+        names,
+        chosen,
         activation=activation,
         dynamic_batch=dynamic_batch,
         image=Path(image) if image is not None else None,
+        device=profile,
         **rest,
     )
 
@@ -271,6 +290,8 @@ def bundle_name(source: Source, plan: Plan) -> str:
         parts.append("dynamic")
     elif spec.shape[0] != 1:
         parts.append(f"b{spec.shape[0]}")
+    if plan.device is not None:
+        parts.append(slug(plan.device.name))
     return "-".join(parts)
 
 
@@ -295,6 +316,7 @@ class _Export:
         """Fill the folder; returns the manifest without the files' hashes."""
         from edgevit.zoo.counting import count_macs, count_parameters
 
+        device = self.plan.device
         samples, described = self._samples()
         program, passes = self._program(samples)
         with self._stage("expected outputs"):
@@ -334,6 +356,7 @@ class _Export:
                 // self.source.inputs[0].shape[0],
             },
             "seed": self.seed,
+            "target": target_json(device) if device else None,
             "inputs": [spec.to_json() for spec in program.inputs],
             "outputs": [spec.to_json() for spec in program.outputs],
             "preprocessing": (
@@ -596,7 +619,7 @@ def _carry_over(destination: Path, folder: Path, manifest: dict[str, Any]) -> li
         old = Bundle.open(destination)
     except BundleError:
         return []
-    same = ("graph_sha256", "samples", "batch", "preprocessing", "edgevit")
+    same = ("graph_sha256", "samples", "batch", "preprocessing", "edgevit", "target")
     if any(old.manifest.get(key) != manifest.get(key) for key in same):
         return []
     kept = [name for name in old.formats if name not in manifest["artifacts"]]
