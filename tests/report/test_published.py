@@ -9,7 +9,7 @@ import pytest
 
 import profiles
 from edgevit.report.published import COLUMNS, load_published
-from edgevit.source import BlockSpec
+from edgevit.verbs.suites import find_suite
 from edgevit.zoo.registry import list_blocks, list_models
 
 FOLDER = Path(profiles.__file__).parent / "published"
@@ -67,7 +67,7 @@ PATTERNS = {
     "batch": r"\d*",
     "threads": r"\d*",
     "input": r"(\d+|H=\d+ N=\d+ D=\d+|)",
-    "model": r"([a-z0-9_]+(\+[a-z0-9_]+|-n\d+-d\d+-h\d+)?|)",
+    "model": r"([a-z0-9_]+(\+[a-z0-9_]+|-n\d+-d\d+-h\d+(-order_(nn|dd))?)?|)",
     "paper_name": r".+",
 }
 
@@ -111,12 +111,20 @@ def test_models_and_blocks_are_called_as_edgevit_calls_them() -> None:
     assert names - {*list_models(), *list_blocks()} <= NOT_BUILT
 
 
-def test_a_block_is_called_as_its_results_are() -> None:
+def test_a_block_is_called_as_the_results_of_its_suite_are() -> None:
+    in_suite = {subject.label for subject in find_suite("sima-table3").subjects}
+    assert {f.model for f in load_published(paper="sima") if f.table == "Table 3"} == in_suite
+
+
+def test_a_block_stands_at_the_shape_that_was_printed() -> None:
+    specs = {subject.label: subject for subject in find_suite("sima-table3").subjects}
     for f in load_published(paper="sima"):
         if f.table == "Table 3":
-            shape = {key: int(value) for key, value in re.findall(r"(\w)=(\d+)", f.input)}
-            spec = BlockSpec(f.model.partition("-")[0], shape["N"], shape["D"], shape["H"])
-            assert f.model == spec.label
+            spec = specs[f.model]
+            assert f.input == f"H={spec.heads} N={spec.tokens} D={spec.head_dim}"
+            assert spec.options.get("order", "nn" if spec.name == "softmax" else "dd") == (
+                "nn" if spec.tokens > spec.head_dim else "dd"
+            )
 
 
 def published(model: str, metric: str, **where: str) -> set[str]:
@@ -175,7 +183,7 @@ def test_table_2_of_elevit(model: str, at_64: str, at_224: str, latency: str) ->
         ("efficientvit_m2", "throughput", {"runtime": "PyTorch"}, "121.2"),
         ("lavit_s", "throughput", {}, "1546"),
         ("lavit_b", "params", {}, "39.6"),
-        ("sima-n64-d256-h8", "latency", {"device": "Apple M1"}, "20.5"),
+        ("sima-n64-d256-h8-order_dd", "latency", {"device": "Apple M1"}, "20.5"),
         ("softmax-n256-d64-h8", "latency", {"device": "Apple M1"}, "35.8"),
         ("deit_small+sima_relu", "top1", {}, "79.6"),
         ("xcit_tiny_24_p16+sima", "flops", {}, "2.3"),

@@ -287,8 +287,8 @@ def test_the_same_figure_of_two_devices_is_two_rows(monkeypatch: pytest.MonkeyPa
 def test_blocks_have_published_times_too() -> None:
     tokens = (TensorSpec("tokens", (1, 256, 512)),)
     blocks = [
-        make_result(kind="block", name=f"{name}-n256-d64-h8", inputs=tokens)
-        for name in ("sima", "softmax")
+        make_result(kind="block", name=name, inputs=tokens)
+        for name in ("sima-n256-d64-h8-order_nn", "softmax-n256-d64-h8")
     ]
     frame = build_table(blocks, published=True, relative_to="softmax-n256-d64-h8")
     where = {"origin": "published", "device": "Apple M1", "published": "20.4 ms"}
