@@ -1,11 +1,12 @@
 """What was measured: statistics of raw samples, the verdict on them, and results on disk."""
 
 from edgevit.measure.events import Job, result_from_events
-from edgevit.measure.ranks import rank_test
+from edgevit.measure.ranks import rank_test, ratio_interval, smallest_p
 from edgevit.measure.record import (
     Conditions,
     Context,
     Device,
+    Instructions,
     Memory,
     Subject,
     Verification,
@@ -20,6 +21,7 @@ __all__ = [
     "Context",
     "Device",
     "Drift",
+    "Instructions",
     "Job",
     "Memory",
     "Result",
@@ -30,8 +32,10 @@ __all__ = [
     "Warmup",
     "current_context",
     "rank_test",
+    "ratio_interval",
     "read_results",
     "result_filename",
     "result_from_events",
+    "smallest_p",
     "verdict",
 ]

@@ -14,6 +14,7 @@ __all__ = [
     "Conditions",
     "Context",
     "Device",
+    "Instructions",
     "Memory",
     "Subject",
     "Verification",
@@ -160,6 +161,21 @@ class Memory:
         if self.baseline_bytes is None:
             return None
         return max(0, self.peak_rss_bytes - self.baseline_bytes)
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Instructions of one inference: a cost that does not depend on what else the machine does.
+
+    Args:
+        per_inference: how many, of one inference at the result's batch.
+        tolerance: share by which repeats are known to differ; what lies within shows nothing.
+        method: what counted them, with its version.
+    """
+
+    per_inference: int
+    tolerance: float
+    method: str
 
 
 @dataclass(frozen=True)

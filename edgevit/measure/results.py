@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevit.errors import BundleError, OutputError, UsageError
-from edgevit.measure.decode import decode, encode
+from edgevit.measure.decode import OPTIONAL, decode, encode
 from edgevit.measure.record import (
     MEMORY_DEFINITION,
     Conditions,
     Context,
     Device,
+    Instructions,
     Memory,
     Subject,
     Verification,
@@ -49,6 +50,7 @@ __all__ = [
     "Conditions",
     "Context",
     "Device",
+    "Instructions",
     "Memory",
     "Result",
     "Subject",
@@ -83,6 +85,7 @@ class Result:
         memory: None unless it was measured.
         conditions: before and after.
         warnings: what the device's agent warned of.
+        instructions: None unless they were counted.
     """
 
     context: Context
@@ -98,6 +101,7 @@ class Result:
     memory: Memory | None = None
     conditions: Conditions = field(default_factory=Conditions)
     warnings: tuple[str, ...] = ()
+    instructions: Instructions | None = field(default=None, metadata=OPTIONAL)
 
     @cached_property
     def statistics(self) -> Statistics | None:

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from edgevit.errors import UsageError
-from edgevit.measure.ranks import rank_test
+from edgevit.measure.ranks import rank_test, ratio_interval, smallest_p
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 4), (7, 9), (20, 13), (30, 30)])
@@ -52,3 +52,46 @@ def test_it_is_symmetric_and_extreme_splits_are_rare() -> None:
 def test_nothing_to_compare(sides: tuple[list[float], list[float]]) -> None:
     with pytest.raises(UsageError, match="rank test"):
         rank_test(*sides)
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 4), (6, 6), (10, 7), (40, 12)])
+def test_the_smallest_p_is_that_of_sides_wholly_apart(first: int, second: int) -> None:
+    apart = rank_test(np.arange(first), first + np.arange(second))
+    assert smallest_p(first, second) == pytest.approx(apart, rel=1e-12)
+    mixed = np.random.default_rng(0).permutation(first + second)
+    assert rank_test(mixed[:first], mixed[first:]) >= apart
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (8, 6), (10, 10), (35, 9)])
+def test_the_interval_of_a_ratio_is_the_test_turned_round(sizes: tuple[int, int]) -> None:
+    random = np.random.default_rng(sum(sizes))
+    first, second = (40 * random.lognormal(0, 0.05, n) for n in sizes)
+    interval = ratio_interval(first, second, 0.05)
+    assert interval is not None
+    low, high = interval
+    for ratio in (low * 0.9999, high * 1.0001):
+        assert rank_test(first * ratio, second) <= 0.05
+    for ratio in (low * 1.0001, high * 0.9999):
+        assert rank_test(first * ratio, second) > 0.05
+
+
+def test_the_interval_covers_the_ratio_as_often_as_it_says() -> None:
+    random = np.random.default_rng(3)
+    covered = 0
+    for _ in range(1000):
+        first, second = random.lognormal(0, 0.1, 8), 1.1 * random.lognormal(0, 0.1, 9)
+        low, high = ratio_interval(first, second, 0.05) or (0, 0)
+        covered += low <= 1.1 <= high
+    assert 940 <= covered <= 985
+
+
+def test_the_interval_turns_over_with_its_sides() -> None:
+    first, second = np.random.default_rng(5).lognormal(0, 0.1, (2, 9))
+    low, high = ratio_interval(first, second, 0.05) or (0, 0)
+    assert ratio_interval(second, first, 0.05) == pytest.approx((1 / high, 1 / low))
+
+
+def test_a_few_rounds_have_no_interval() -> None:
+    assert smallest_p(3, 3) == pytest.approx(0.1)
+    assert ratio_interval([1.0, 2, 3], [4.0, 5, 6], 0.05) is None
+    assert ratio_interval([1.0, 2, 3, 4], [5.0, 6, 7, 8], 0.05) is not None

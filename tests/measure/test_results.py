@@ -13,7 +13,15 @@ import pytest
 from made_results import make_result
 
 from edgevit.errors import BundleError, OutputError, UsageError
-from edgevit.measure import Device, Result, Samples, current_context, read_results, result_filename
+from edgevit.measure import (
+    Device,
+    Instructions,
+    Result,
+    Samples,
+    current_context,
+    read_results,
+    result_filename,
+)
 from edgevit.measure.results import SCHEMA
 from edgevit.tensorspec import TensorSpec
 
@@ -94,6 +102,19 @@ def check_fields(schema: dict[str, Any], cls: Any, extra: frozenset[str] = froze
 
 def test_the_schema_and_the_classes_have_the_same_fields(validator: Any) -> None:
     check_fields(validator.schema, Result, frozenset({"schema_version", "statistics"}))
+
+
+def test_counted_instructions_are_kept_and_may_be_lacking(validator: Any, tmp_path: Path) -> None:
+    counted = replace(make_result(), instructions=Instructions(4_660_000, 3e-5, "callgrind 3.19"))
+    document = json.loads(counted.write(tmp_path).read_text(encoding="utf-8"))
+    validator.validate(document)
+    assert Result.from_json(document) == counted
+    del document["instructions"]
+    validator.validate(document)
+    assert Result.from_json(document) == make_result()
+    document["instructions"] = {"per_inference": 4_660_000}
+    with pytest.raises(BundleError, match="instructions lacks method, tolerance"):
+        Result.from_json(document)
 
 
 def test_results_from_before_there_were_suites_are_read() -> None:
