@@ -25,8 +25,12 @@ PIPELINE: tuple[str, ...] = (
     # Before every exact rewrite: it changes what the model computes, and what follows is then
     # checked against the changed model. It also looks for formulas, which a rewrite could break up.
     "substitute_relu",
-    # Last: it goes by what lies between a layer and a BatchNorm, so that must be in its final form.
+    # Before BatchNorms are folded: a factor behind one becomes part of it, and goes where it goes.
+    "fold_scales",
+    # It goes by what lies between a layer and a BatchNorm, so that must be in its final form.
     "fold_batchnorm",
+    # Only then is the residual's other term the convolution itself.
+    "residual_into_depthwise",
 )
 
 

@@ -23,15 +23,18 @@ import torch
 from torch import Tensor, fx
 
 from edgevit.passes.affine import Affine, CannotFoldError
-from edgevit.passes.graph import arguments, constant, describe, operation, set_constant
+from edgevit.passes.graph import arguments, constant, describe, operation, set_constant, shape
 
-__all__ = ["LAYERS", "Edit", "scale_input", "scale_output"]
+__all__ = ["LAYERS", "NORMS", "Edit", "scale_input", "scale_norm", "scale_output"]
 
 aten = torch.ops.aten
 
 TRANSPOSED = {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
 #: Layers that can absorb an affine map.
 LAYERS = {aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, *TRANSPOSED}
+
+#: Normalisations with a scale and a shift of their own, and the axis of their channels.
+NORMS = {aten.batch_norm: 1, aten.group_norm: 1, aten.layer_norm: -1}
 
 #: A change of weights that is ready to be made.
 Edit = Callable[[], None]
@@ -55,6 +58,33 @@ def scale_output(module: fx.GraphModule, node: fx.Node, affine: Affine) -> Edit:
             scaled = _by_group(node, weight) * _along(1, scale, node, weight)
         new_bias = shift if bias is None else bias * scale + shift
         _store(module, node, scaled.reshape(weight.shape), new_bias)
+
+    return edit
+
+
+def scale_norm(module: fx.GraphModule, node: fx.Node, affine: Affine) -> Edit:
+    """The edit that makes a normalisation give scale * value + shift.
+
+    Raises:
+        CannotFoldError: the map is not per channel, or its own scale and shift are not constants.
+    """
+    values = arguments(node)
+    if len(values.get("normalized_shape", [0])) != 1:
+        raise CannotFoldError(f"{describe(node)} is over several axes")
+    axis = NORMS[operation(node)]
+    channels = shape(node)[axis]
+    scale, shift = affine.vectors(axis, channels, describe(node))
+    own = {name: constant(module, values[name]) for name in ("weight", "bias")}
+    if any(own[name] is None and values[name] is not None for name in own):
+        raise CannotFoldError(f"the scale of {describe(node)} is computed in the graph")
+    dtype = node.meta["val"].dtype
+
+    def edit() -> None:
+        weight, bias = (own[name] for name in ("weight", "bias"))
+        scaled = scale if weight is None else weight.double() * scale
+        shifted = shift if bias is None else bias.double() * scale + shift
+        set_constant(module, node, "weight", scaled.to(dtype))
+        set_constant(module, node, "bias", shifted.to(dtype))
 
     return edit
 

@@ -161,6 +161,13 @@ def test_folds_into_the_layer_before(case):
     check_all_folded(rewrite(model, shape, dynamic=True), "into_layer_before")
 
 
+def test_of_two_in_a_row_the_first_takes_in_the_second():
+    done = rewrite(chain(nn.BatchNorm1d(8), nn.BatchNorm1d(8), nn.Linear(8, 6)), (4, 8))
+    assert done.report.details == {"into_layer_before": 1, "into_layers_behind": 1}
+    assert done.count("batch_norm") == 0
+    assert done.error < EXACT
+
+
 @pytest.mark.parametrize("case", ["conv2d", "transposed groups", *STATIC_TOO])
 def test_folds_into_the_layer_before_at_a_fixed_batch(case):
     model, shape = INTO_BEFORE[case]
@@ -261,7 +268,6 @@ INTO_BEHIND = {
         chain(nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1)),
         MAP,
     ),
-    "two in a row": (chain(nn.BatchNorm1d(8), nn.BatchNorm1d(8), nn.Linear(8, 6)), (4, 8)),
 }
 
 
