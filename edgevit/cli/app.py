@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "Check a bundle's files on this machine.",
     "bench": "Check and time models and attention blocks on a device.",
     "table": "Show results as a table, with where every number comes from.",
+    "compare": "Tell what got faster or slower between two sets of results.",
     "doctor": "Show what is installed, and what each format and device lacks.",
 }
 
