@@ -6,7 +6,8 @@ job; stdin then stays open, and its end, or a line ``{"command": "stop"}``, ends
 are JSON lines on stdout; everything that libraries print goes to stderr.
 
     facts        machine, Python, runtimes with versions, clock; in mode "facts" also the conditions
-    progress     id, stage ("waiting", "load", "check", "warm-up"): what is about to happen
+    progress     id, stage ("waiting", "load", "check", "warm-up"): what is about to happen, and
+                 "working" now and then while it takes long
     loaded       id, load_ns, first_ns, runtime, settings, region (what a timed region holds)
     checked      id, ok, outputs [name, ok, max_abs, scale, cosine], samples, reason
     conditions   when ("before", "after"), then one entry a probe that this machine has
@@ -16,6 +17,21 @@ are JSON lines on stdout; everything that libraries print goes to stderr.
     warning      id, kind, message
     error        id (null if it concerns the whole job), kind, message
     done         stopped
+
+Subjects name a backend (``backends``) and give it options:
+
+    onnxruntime   providers ("cpu", "cuda", "tensorrt" or names), fp16, engine_cache, optimization,
+                  spinning
+    tensorrt      fp16, workspace_mib; runs trtexec, which tells the times
+    tflite        xnnpack
+    coreml        compute_unit ("cpu", "gpu", "ane", "all")
+    coreml-phone  compute_unit, device; an iPhone attached to this Mac, which tells the times
+    torch         none
+
+Where something else than this process runs the file, load_ns and first_ns are null if it does not
+tell them, memory is an error of kind "unsupported", and if it runs on another device, conditions
+are empty. Whatever was asked for one place and runs in another is a warning of kind "fallback", or
+an error where nothing of it runs there.
 
 A job names its mode: "facts", "check", "time" or "memory". A file that is not the one expected, or
 that computes something else than its golden outputs, is never timed.

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Any, Dict, List, Optional
 
-from . import system
+from . import jetson, system
 
 CPU = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/"
 ZONE = "/sys/class/thermal/thermal_zone[0-9]*/type"
@@ -104,7 +104,7 @@ class LoadAverage(Probe):
 
 
 class CpuTime(Probe):
-    """Seconds that all CPUs together were busy, and those of this process, at a time.
+    """Seconds that all CPUs together were busy, and those of this process and its own, at a time.
 
     Two of them tell how much else ran in between. Time that a host took from a virtual machine
     (steal) counts as busy: it is somebody else's, too.
@@ -123,7 +123,9 @@ class CpuTime(Probe):
         if len(fields) < 8 or not all(field.isdigit() for field in fields):
             return None
         busy = sum(int(fields[i]) for i in self.BUSY) / float(os.sysconf("SC_CLK_TCK"))
-        return {"busy": busy, "own": time.process_time(), "at": time.monotonic()}
+        times = os.times()
+        own = time.process_time() + times.children_user + times.children_system
+        return {"busy": busy, "own": own, "at": time.monotonic()}
 
 
 class Memory(Probe):
@@ -194,9 +196,45 @@ class PowerSource(Probe):
         return found.group(1) if found else None
 
 
+class GpuFrequency(Probe):
+    """The clock of a Jetson's GPU, now and at most, in kHz."""
+
+    name = "gpu_frequency_khz"
+
+    def available(self) -> bool:
+        return self.show() is not None
+
+    def show(self) -> Any:
+        return jetson.gpu_frequency()
+
+
+class JetsonClocks(Probe):
+    """What a Jetson's clocks may be and are, in kHz (``jetson_clocks --show``, often as root)."""
+
+    name = "jetson_clocks_khz"
+
+    def available(self) -> bool:
+        return system.which("jetson_clocks") is not None
+
+    def show(self) -> Any:
+        return jetson.jetson_clocks()
+
+
+class Tegrastats(Probe):
+    """Use and clock of a Jetson's GPU and memory, and its power (``tegrastats``)."""
+
+    name = "tegrastats"
+
+    def available(self) -> bool:
+        return system.which("tegrastats") is not None
+
+    def show(self) -> Any:
+        return jetson.tegrastats()
+
+
 PROBES = (
     Governor(), Frequency(), Temperature(), LoadAverage(), CpuTime(), Memory(), Throttled(),
-    PowerMode(), SpeedLimit(), PowerSource(),
+    PowerMode(), SpeedLimit(), PowerSource(), GpuFrequency(), JetsonClocks(), Tegrastats(),
 )  # fmt: skip
 
 

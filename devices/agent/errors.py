@@ -7,7 +7,9 @@ class AgentError(Exception):
     """An error event: its kind and message.
 
     Kinds: "protocol" (the job makes no sense), "runtime-missing", "hash" (not the file expected),
-    "load", "run", "mismatch" (it computes something else), "busy" (the device is measuring).
+    "load", "run", "mismatch" (it computes something else), "busy" (the device is measuring),
+    "fallback" (it would run elsewhere than asked), "phone" (none at hand, or not ready),
+    "unsupported" (this backend cannot tell that).
     """
 
     def __init__(self, kind: str, message: str) -> None:

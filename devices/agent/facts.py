@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-from . import AGENT_VERSION, PROTOCOL, system
+from . import AGENT_VERSION, PROTOCOL, jetson, system
 from .clock import clock_ns
 
 #: Importable module to the distributions that may have brought it.
@@ -21,6 +21,9 @@ RUNTIMES = {
     "torch": ("torch",),
     "coremltools": ("coremltools",),
 }
+
+#: TensorRT's own program, which is a runtime too.
+TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec")
 
 
 def facts() -> Dict[str, Any]:
@@ -36,6 +39,7 @@ def facts() -> Dict[str, Any]:
             "executable": sys.executable,
         },
         "runtimes": runtimes(),
+        "accelerators": jetson.accelerators(),
         "cpu": cpu(),
         "clock": clock(),
     }
@@ -85,11 +89,14 @@ def clock() -> Dict[str, Any]:
 
 def runtimes() -> Dict[str, Optional[str]]:
     """Versions of the runtimes that are installed; None for a version that is not to be found."""
-    return {
+    found = {
         module: _version(distributions)
         for module, distributions in sorted(RUNTIMES.items())
         if importlib.util.find_spec(module) is not None
     }
+    if any(system.which(name) for name in TRTEXEC):
+        found["tensorrt"] = jetson.library_version("libnvinfer")
+    return found
 
 
 def _version(distributions: Sequence[str]) -> Optional[str]:

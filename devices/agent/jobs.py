@@ -1,9 +1,10 @@
 """The modes of a job that need numpy and a runtime: check, time, memory."""
 
 import gc
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 from . import lock, memory
+from .clock import clock_ns
 from .conditions import conditions
 from .control import Control, EventStream
 from .errors import AgentError, require
@@ -11,6 +12,8 @@ from .subjects import Subject, failing_as
 from .timing import Rounds, Schedule, Stopwatch
 
 MEMORY_RUNS = 3
+#: How often the host hears of work that goes on and on, such as the build of an engine.
+PULSE_NS = 20e9
 
 
 class Job:
@@ -38,7 +41,7 @@ class Job:
         checked = self._survivors(self._open, self._subjects)
         if not checked:
             return
-        self._emit("conditions", when="before", **conditions())
+        self._tell_conditions("before", checked)
         watches: Dict[str, Stopwatch] = {}
 
         def warm_up(subject: Subject) -> None:
@@ -50,7 +53,7 @@ class Job:
             list(watches.values()), self._schedule, self._emit, self._control.checkpoint
         )
         rounds.run()
-        self._emit("conditions", when="after", **conditions())
+        self._tell_conditions("after", checked)
 
     def memory(self) -> None:
         """Take the memory that one subject needs; nothing else may have been in this process."""
@@ -76,12 +79,11 @@ class Job:
 
     def _open(self, subject: Subject) -> None:
         self._emit("progress", id=subject.id, stage="load")
-        subject.prepare()
+        subject.prepare(self._pulse(subject.id))
         load_ns = subject.load()
         self._control.checkpoint()
         first_ns = subject.first()
-        facts = subject.facts()
-        self._emit("loaded", id=subject.id, load_ns=load_ns, first_ns=first_ns, **facts)
+        self._tell_loaded(subject, load_ns, first_ns)
         self._check(subject)
 
     def _check(self, subject: Subject) -> None:
@@ -97,7 +99,7 @@ class Job:
 
     def _warm_up(self, subject: Subject) -> Stopwatch:
         self._emit("progress", id=subject.id, stage="warm-up")
-        watch = Stopwatch(subject.id, subject.timed())
+        watch = subject.stopwatch()
         with failing_as("run"):
             warmed = watch.warm_up(self._schedule, self._control.checkpoint)
         self._emit("warmed", id=subject.id, **warmed)
@@ -105,7 +107,8 @@ class Job:
 
     def _remember(self, subject: Subject) -> None:
         self._emit("progress", id=subject.id, stage="load")
-        subject.prepare()
+        subject.prepare(self._pulse(subject.id))
+        subject.demand_memory()
         memory.forget_peak()
         baseline = memory.resident_bytes() or memory.peak_bytes()
         load_ns = subject.load()
@@ -114,8 +117,7 @@ class Job:
         for _ in range(MEMORY_RUNS - 1):
             subject.first()
         peak = memory.peak_bytes()
-        facts = subject.facts()
-        self._emit("loaded", id=subject.id, load_ns=load_ns, first_ns=first_ns, **facts)
+        self._tell_loaded(subject, load_ns, first_ns)
         self._check(subject)
         self._emit(
             "memory",
@@ -125,6 +127,36 @@ class Job:
             loaded_bytes=loaded,
             peak_bytes=peak,
         )
+
+    def close(self) -> None:
+        """Let go of what the subjects hold outside this process."""
+        for subject in self._subjects:
+            subject.close()
+
+    def _tell_loaded(
+        self, subject: Subject, load_ns: Optional[int], first_ns: Optional[int]
+    ) -> None:
+        facts = subject.facts()
+        self._emit("loaded", id=subject.id, load_ns=load_ns, first_ns=first_ns, **facts)
+        for kind, message in subject.warnings():
+            self._emit("warning", id=subject.id, kind=kind, message=message)
+
+    def _tell_conditions(self, when: str, subjects: List[Subject]) -> None:
+        """This machine's conditions, unless something runs elsewhere: then nothing is known."""
+        apart = any(subject.apart for subject in subjects)
+        self._emit("conditions", when=when, **({} if apart else conditions()))
+
+    def _pulse(self, identity: str) -> Callable[[], None]:
+        """For work that takes long: ends it if the host says so, and keeps the host from worry."""
+        told = [clock_ns()]
+
+        def pulse() -> None:
+            self._control.checkpoint()
+            if clock_ns() - told[0] > PULSE_NS:
+                told[0] = clock_ns()
+                self._emit("progress", id=identity, stage="working")
+
+        return pulse
 
     def _acquire(self) -> None:
         """Have the device to ourselves, until this process ends."""

@@ -58,12 +58,12 @@ def run(job: Dict[str, Any], events: EventStream, control: Control) -> None:
         events.emit("facts", conditions=conditions(), **facts())
         return
     events.emit("facts", **facts())
-    _runner(job, mode, events, control)()
-
-
-def _runner(job: Dict[str, Any], mode: str, events: EventStream, control: Control) -> Any:
     try:
         from .jobs import Job
     except ImportError as error:  # facts can be told without numpy, nothing else can be done
         raise AgentError("runtime-missing", str(error)) from None
-    return getattr(Job(job, events, control), mode)
+    runner = Job(job, events, control)
+    try:
+        getattr(runner, mode)()
+    finally:
+        runner.close()

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 import numpy as np
 
 from .backends import make_backend
+from .backends.base import APART, BESIDE
 from .clock import clock_ns
 from .errors import AgentError, Stopped, describe, optional, require
 from .golden import Golden, OutputCheck, load_golden, noise, to_layout
+from .timing import Stopwatch, ToldTimes
 
 if TYPE_CHECKING:
     from .backends.base import Array
@@ -35,30 +37,36 @@ class Subject:
         self._seed = seed
         self.batch: int = spec["batch"]
 
-    def prepare(self) -> None:
-        """Check the file's hash, import the runtime, read the golden tensors."""
+    def prepare(self, pulse: Callable[[], None]) -> None:
+        """Check the file's hash, import the runtime, make the file ready to be loaded.
+
+        Args:
+            pulse: called again and again while a runtime is busy for long; raises to end it.
+        """
         with failing_as("load"):
             verify_hash(self._spec["file"], self._spec.get("sha256"))
-            self._backend = make_backend(self._spec, self._threads)
+            self._backend = make_backend(self._spec, self._threads, pulse)
+            self._backend.prepare()
             self._golden = self._read_golden()
             self._input = self._feed(self._golden.inputs_of(0, self.batch))
 
-    def load(self) -> int:
-        """Load the file; the ns that took, without the runtime's import."""
+    def load(self) -> Optional[int]:
+        """Load the file; the ns that took, without the runtime's import. None if nobody knows."""
         with failing_as("load"):
             start = clock_ns()
-            self._backend.load()
-            return clock_ns() - start
+            told = self._backend.load()
+            return told if self._backend.tells_times else clock_ns() - start
 
-    def first(self) -> int:
-        """Run the first inference after loading; the ns it took."""
+    def first(self) -> Optional[int]:
+        """Run the first inference after loading; the ns it took. None if nobody knows."""
         with failing_as("run"):
             infer = self._backend.bind(self._input)
             start = clock_ns()
             result = infer()
             elapsed = clock_ns() - start
+            told = self._backend.last_ns()
             self._first = self._backend.outputs(result)
-        return elapsed
+        return told if self._backend.tells_times else elapsed
 
     def facts(self) -> Dict[str, Any]:
         """What ran it, for the loaded event."""
@@ -68,6 +76,31 @@ class Subject:
             "settings": backend.settings(),
             "region": backend.region,
         }
+
+    def warnings(self) -> List[Tuple[str, str]]:
+        """Kind and message of what the user has to know of how it runs, after the first run."""
+        return self._backend.warnings()
+
+    @property
+    def apart(self) -> bool:
+        """Whether it runs on another device, of which this machine's conditions tell nothing."""
+        return self._backend.where == APART
+
+    def demand_memory(self) -> None:
+        """Refuse to tell the memory of what does not run in this process.
+
+        Raises:
+            AgentError: so it is.
+        """
+        where = {BESIDE: "in a program of its own", APART: "on another device"}
+        if self._backend.where in where:
+            place = where[self._backend.where]
+            raise AgentError("unsupported", "{} runs {}".format(self._backend.name, place))
+
+    def close(self) -> None:
+        """Let go of what outlives this process."""
+        if hasattr(self, "_backend"):
+            self._backend.close()
 
     @property
     def checkable(self) -> bool:
@@ -97,6 +130,13 @@ class Subject:
         """One inference, for the clock: its batch holds the golden samples in turn."""
         with failing_as("run"):
             return self._backend.bind(self._feed(self._golden.mixed(self.batch)))
+
+    def stopwatch(self) -> Stopwatch:
+        """What times it: our clock, or the runtime's own where the file runs elsewhere."""
+        infer = self.timed()
+        if self._backend.tells_times:
+            return ToldTimes(self.id, self._backend.measure)
+        return Stopwatch(self.id, infer)
 
     def _run(self, sample: int) -> "List[Array]":
         if sample == 0:

@@ -22,7 +22,7 @@ import random
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from .clock import clock_ns
-from .errors import AgentError, describe
+from .errors import AgentError, Stopped, describe
 
 Infer = Callable[[], Any]
 
@@ -103,12 +103,8 @@ class Stopwatch:
     def block(self, limit: Optional[int], budget_ns: float) -> List[int]:
         """Time one block; see :func:`time_regions`. Samples are ns of one inference."""
         regions = time_regions(self.infer, self.inner, limit=limit, budget_ns=budget_ns)
-        self.count += len(regions)
-        self.total_ns += sum(regions)
         samples = regions if self.inner == 1 else [round(ns / self.inner) for ns in regions]
-        self._samples += samples
-        self._medians.append(median(sorted(samples)))
-        return samples
+        return self._keep(samples, sum(regions))
 
     def finished(self, schedule: Schedule) -> bool:
         """Whether count and time are met, or the cap."""
@@ -119,6 +115,13 @@ class Stopwatch:
         if met and schedule.interval is not None:
             met = self._narrow(schedule.interval)
         return met or seconds >= schedule.max_seconds
+
+    def _keep(self, samples: List[int], spent_ns: int) -> List[int]:
+        self.count += len(samples)
+        self.total_ns += spent_ns
+        self._samples += samples
+        self._medians.append(median(sorted(samples)))
+        return samples
 
     def _narrow(self, target: float) -> bool:
         """Whether the interval of the median is at most that share of the median wide."""
@@ -162,6 +165,44 @@ def interval_order(rounds: int) -> Optional[int]:
         k += 1
         ways = ways * (rounds - k + 1) // k
     return k or None
+
+
+class ToldTimes(Stopwatch):
+    """An inference that a runtime times by its own clock, elsewhere than in this process.
+
+    Samples are what it tells. Budgets and caps count what was spent on them, getting them there and
+    back included: on a phone that is many times the inference.
+
+    Args:
+        name: the subject's.
+        measure: see :meth:`devices.agent.backends.base.Backend.measure`.
+    """
+
+    def __init__(self, name: str, measure: Callable[[Optional[int], float], List[int]]) -> None:
+        super().__init__(name, _nothing)
+        self._measure = measure
+
+    def warm_up(self, schedule: Schedule, checkpoint: Callable[[], None]) -> Dict[str, Any]:
+        """Run until both a count and a time are reached; a region is one inference."""
+        times: List[int] = []
+        start = now = clock_ns()
+        while len(times) < schedule.warmup_runs or now - start < schedule.warmup_seconds * 1e9:
+            times += self._measure(max(1, schedule.warmup_runs - len(times)), float("inf"))
+            checkpoint()
+            now = clock_ns()
+        latest = sorted(times[len(times) // 2 :] or self._measure(1, float("inf")))
+        self.region_ns = float(max(1, latest[len(latest) // 2]))
+        return {"runs": len(times), "ns": now - start, "inner": 1}
+
+    def block(self, limit: Optional[int], budget_ns: float) -> List[int]:
+        """The times of one block, as the runtime tells them."""
+        start = clock_ns()
+        samples = self._measure(limit, budget_ns)
+        return self._keep(samples, clock_ns() - start)
+
+
+def _nothing() -> None:
+    pass
 
 
 def time_regions(
@@ -251,9 +292,12 @@ class Rounds:
             if self._several:
                 watch.infer()
             samples = watch.block(limit, budget_ns)
+        except Stopped:
+            raise
         except Exception as error:
             del self._active[watch.name]
-            self._emit("error", id=watch.name, kind="run", message=describe(error))
+            message = error.message if isinstance(error, AgentError) else describe(error)
+            self._emit("error", id=watch.name, kind="run", message=message)
             return
         finished = watch.finished(self._schedule)
         self._emit(

@@ -196,4 +196,4 @@ def test_core_ml_is_for_macs(session: LocalSession, dense: Subject) -> None:
     assert (error["kind"], error["message"]) == ("runtime-missing", "Core ML runs on macOS only")
     wrong = replace(subject, options={"compute_unit": "TPU"})
     error = only(run(session, Job("check", (wrong,))), "error")
-    assert "CPU_AND_NE" in error["message"]
+    assert "cpu or gpu or ane or all" in error["message"]

@@ -268,7 +268,7 @@ def test_without_numpy_facts_are_told_and_the_rest_is_refused(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"backend": "tensorrt"}, "unknown backend 'tensorrt'"),
+        ({"backend": "openvino"}, "unknown backend 'openvino'"),
         ({"options": {"xnnpack": True}}, "has no option xnnpack"),
         ({"options": {"optimization": "most"}}, "optimization must be"),
     ],

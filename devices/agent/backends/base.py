@@ -14,15 +14,28 @@ else:
     Array = Any
 
 
+#: Where a file runs: in this process, in one beside it on this machine, or on another device.
+HERE, BESIDE, APART = "here", "beside", "apart"
+
+#: Keeps NVIDIA's libraries from rounding fp32 to TF32, which is off by far more than fp32 is.
+NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")
+
+
+def no_pulse() -> None:
+    """Nobody has to hear that the work goes on."""
+
+
 class Backend:
     """One file in one runtime.
 
-    The order of calls is the constructor (which imports the runtime), :meth:`load`, then for every
-    set of inputs :meth:`bind`, the callable it returns as often as one likes, and :meth:`outputs`.
+    The order of calls is the constructor (which imports the runtime), :meth:`prepare`,
+    :meth:`load`, then for every set of inputs :meth:`bind`, the callable it returns as often as one
+    likes, and :meth:`outputs`.
 
     Args:
         subject: the job's entry; its ``options`` are this backend's.
         threads: how many the runtime may use.
+        pulse: called every second or so by whatever takes long; raises to end it.
 
     Raises:
         AgentError: the runtime is missing here, or has no such option.
@@ -34,10 +47,20 @@ class Backend:
     region = ""
     #: Names of its options with their defaults.
     defaults: Dict[str, Any] = {}
+    #: Where the file runs; what this process tells of memory and conditions depends on it.
+    where = HERE
+    #: Whether the runtime has a clock of its own, which :meth:`measure` and :meth:`last_ns` read.
+    tells_times = False
 
-    def __init__(self, subject: Dict[str, Any], threads: int) -> None:
+    def __init__(
+        self, subject: Dict[str, Any], threads: int, pulse: Callable[[], None] = no_pulse
+    ) -> None:
         self.file: str = subject["file"]
+        self.sha256: Optional[str] = subject.get("sha256")
+        self.batch: int = subject.get("batch") or 1
+        self.pulse = pulse
         self.inputs: List[str] = [entry["name"] for entry in subject["inputs"]]
+        self.shapes: List[List[int]] = [entry["shape"] for entry in subject["inputs"]]
         self.output_names: List[str] = [entry["name"] for entry in subject["outputs"]]
         self.threads = threads
         self.options = self._options(subject.get("options") or {})
@@ -55,8 +78,15 @@ class Backend:
         """What was set, after :meth:`load`: threads, providers, delegates, compute units."""
         raise NotImplementedError
 
-    def load(self) -> None:
-        """Read the file and make it ready to run."""
+    def prepare(self) -> None:
+        """Do once what a file needs before it can be loaded: compile it, build its engine."""
+
+    def load(self) -> Optional[int]:
+        """Read the file and make it ready to run.
+
+        Returns:
+            The ns that took, from a runtime with a clock of its own; None if it does not tell.
+        """
         raise NotImplementedError
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Any]:
@@ -66,6 +96,32 @@ class Backend:
     def outputs(self, result: Any) -> List[Array]:
         """The outputs of the inference that was bound last and returned ``result``; copies."""
         raise NotImplementedError
+
+    def last_ns(self) -> Optional[int]:
+        """How long the last inference took by the runtime's own clock; None if it has none."""
+        return None
+
+    def measure(self, runs: Optional[int], budget_ns: float) -> List[int]:
+        """Times of single inferences by the runtime's own clock, on the inputs bound last.
+
+        Args:
+            runs: how many; None goes by the budget.
+            budget_ns: ns to spend, all that belongs to it included; one inference at least.
+        """
+        raise NotImplementedError
+
+    def warnings(self) -> List[Tuple[str, str]]:
+        """Kind and message of what the user has to know of how the file runs."""
+        return []
+
+    def close(self) -> None:
+        """Let go of whatever outlives this process."""
+
+    def hash(self) -> str:
+        """sha256 of the file, which names what is made of it."""
+        from ..subjects import hash_path
+
+        return self.sha256 or hash_path(self.file)
 
     def _options(self, given: Dict[str, Any]) -> Dict[str, Any]:
         unknown = sorted(set(given) - set(self.defaults))

@@ -1,40 +1,80 @@
-"""ONNX files in ONNX Runtime."""
+"""ONNX files in ONNX Runtime, on the CPU or, where there is one, on an NVIDIA GPU.
 
+ONNX Runtime falls back without a word: a provider that cannot be set up is left out of the session,
+and an operator that it does not have runs on the next one. So the session is asked what it has, and
+a profiled run of its own tells how many operators each provider ran.
+"""
+
+import contextlib
 import functools
-from typing import Any, Callable, Dict, List, Sequence
+import json
+import os
+import tempfile
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from ..errors import AgentError
-from .base import Array, Backend, check_shape, import_module, places, version_of
+from ..errors import AgentError, describe
+from ..kept import cache_folder
+from .base import NO_TF32, Array, Backend, check_shape, import_module, places, version_of
+
+CPU, CUDA, TENSORRT = (
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+)
+
+#: Short names of providers, and what else they need: each hands on what it cannot run.
+PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU]}
+
+#: What a timed region holds where a provider has memory of its own.
+COPIED = "run_with_iobinding; inputs and outputs bound to host memory, copied to the GPU and back"
 
 
 class OnnxRuntime(Backend):
     """Inputs and outputs are bound to memory of our own, as an app does through the C++ interface.
 
-    Options: ``providers`` (names, in order of preference), ``optimization`` (``"all"``,
-    ``"extended"``, ``"basic"`` or ``"none"``) and ``spinning`` (whether idle threads of its pool
-    spin; null leaves it as it is by default).
+    Options: ``providers`` (``"cpu"``, ``"cuda"``, ``"tensorrt"``, or a list of ONNX Runtime's own
+    names in order of preference), ``fp16`` and ``engine_cache`` (of TensorRT: half precision; keep
+    the engines that it builds, true), ``optimization`` (``"all"``, ``"extended"``, ``"basic"`` or
+    ``"none"``) and ``spinning`` (whether idle threads of its pool spin; null leaves it as it is by
+    default).
     """
 
     name = "onnxruntime"
     region = "run_with_iobinding; inputs and outputs bound to host memory before, nothing copied"
-    defaults = {"providers": ["CPUExecutionProvider"], "optimization": "all", "spinning": None}
+    defaults = {
+        "providers": "cpu",
+        "fp16": False,
+        "engine_cache": True,
+        "optimization": "all",
+        "spinning": None,
+    }
 
     def import_runtime(self) -> None:
         self._ort: Any = import_module("onnxruntime")
+        self._asked = asked_providers(self.options["providers"])
         available = self._ort.get_available_providers()
-        missing = [name for name in self.options["providers"] if name not in available]
+        if self._asked[0] == TENSORRT and CUDA not in available:
+            self._asked = [name for name in self._asked if name != CUDA]
+        missing = [name for name in self._asked if name not in available]
         if missing:
             problem = "onnxruntime has no {} here; it has {}".format(
                 ", ".join(missing), ", ".join(available)
             )
             raise AgentError("runtime-missing", problem)
+        if self.options["fp16"] and self._asked[0] != TENSORRT:
+            raise AgentError("protocol", "fp16 is an option of provider tensorrt alone")
+        if self._asked != [CPU]:
+            os.environ.setdefault(*NO_TF32)
+            self.region = COPIED
+        self._counts: Optional[Dict[str, Any]] = None
 
     def runtime(self) -> Dict[str, Any]:
         return {"name": "onnxruntime", "version": version_of(self._ort)}
 
     def settings(self) -> Dict[str, Any]:
+        accelerated = {} if self._asked == [CPU] else self._accelerated()
         return {
             "threads": self.threads,
             "inter_op_threads": 1,
@@ -42,13 +82,24 @@ class OnnxRuntime(Backend):
             "providers": self._session.get_providers(),
             "optimization": self.options["optimization"],
             "spinning": self.options["spinning"],
+            **accelerated,
         }
 
+    def warnings(self) -> List[Tuple[str, str]]:
+        if self._asked == [CPU]:
+            return []
+        counts = self._count()["ops_by_provider"]
+        away = {name: n for name, n in (counts or {}).items() if name != self._asked[0]}
+        if not away:
+            return []
+        shown = ", ".join("{} on {}".format(n, name) for name, n in sorted(away.items()))
+        total = sum((counts or {}).values())
+        problem = "asked for {}, of {} operators run {}".format(self._asked[0], total, shown)
+        return [("fallback", problem)]
+
     def load(self) -> None:
-        providers = self.options["providers"]
-        self._session = self._ort.InferenceSession(
-            self.file, sess_options=self._session_options(), providers=providers
-        )
+        self._session = self._new_session(self._session_options())
+        self._demand_provider()
         taken = self._session.get_inputs()
         given = self._session.get_outputs()
         order = places(self.inputs, [t.name for t in taken], "inputs")
@@ -71,6 +122,63 @@ class OnnxRuntime(Backend):
 
     def outputs(self, result: Any) -> List[Array]:
         return [np.array(array) for array in self._binding.copy_outputs_to_cpu()]
+
+    def _new_session(self, options: Any) -> Any:
+        providers = [self._configured(name) for name in self._asked]
+        return self._ort.InferenceSession(self.file, sess_options=options, providers=providers)
+
+    def _configured(self, name: str) -> Any:
+        if name != TENSORRT:
+            return name
+        settings: Dict[str, Any] = {"trt_fp16_enable": bool(self.options["fp16"])}
+        if self.options["engine_cache"]:
+            own = "{}-{}".format(self.hash()[:24], version_of(self._ort))
+            folder = os.path.join(cache_folder("ort-engines"), own)
+            os.makedirs(folder, exist_ok=True)
+            settings["trt_engine_cache_enable"] = True
+            settings["trt_engine_cache_path"] = folder
+        return name, settings
+
+    def _demand_provider(self) -> None:
+        have = self._session.get_providers()
+        if self._asked[0] not in have:
+            problem = (
+                "asked for {}, ONNX Runtime set up {} instead; what it lacks it says on stderr "
+                "(CUDA, cuDNN or TensorRT libraries of another version, or a GPU without memory)"
+            )
+            raise AgentError("fallback", problem.format(self._asked[0], ", ".join(have)))
+
+    def _accelerated(self) -> Dict[str, Any]:
+        """What matters besides where not everything runs on the CPU."""
+        told = dict(self._count(), tf32=os.environ[NO_TF32[0]] != NO_TF32[1])
+        if self._asked[0] == TENSORRT:
+            told.update(fp16=self.options["fp16"], engine_cache=self.options["engine_cache"])
+        return told
+
+    def _count(self) -> Dict[str, Any]:
+        """Operators by provider, from one profiled run; why not, where that fails."""
+        if self._counts is None:
+            try:
+                self._counts = {"ops_by_provider": self._profile()}
+            except Exception as error:
+                self._counts = {
+                    "ops_by_provider": None,
+                    "ops_by_provider_reason": describe(error),
+                }
+        return self._counts
+
+    def _profile(self) -> Dict[str, int]:
+        """Operators by provider, in a session of its own that writes a profile."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._session_options()
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(folder, "profile")
+            session = self._new_session(options)
+            feed = {takes.name: self._held[place] for place, takes in enumerate(self._takes)}
+            session.run(None, feed)
+            path = session.end_profiling()
+            with contextlib.closing(open(path)) as stream:
+                return ops_by_provider(json.load(stream))
 
     def _session_options(self) -> Any:
         options = self._ort.SessionOptions()
@@ -98,3 +206,29 @@ class OnnxRuntime(Backend):
             problem = "optimization must be {}, got {!r}".format(" or ".join(sorted(known)), wanted)
             raise AgentError("protocol", problem)
         return known[wanted]
+
+
+def asked_providers(wanted: Any) -> List[str]:
+    """ONNX Runtime's names of the providers that an option asks for.
+
+    Raises:
+        AgentError: it is no provider's name, nor a list of names.
+    """
+    if isinstance(wanted, str) and wanted in PROVIDERS:
+        return list(PROVIDERS[wanted])
+    named = isinstance(wanted, (list, tuple)) and all(isinstance(name, str) for name in wanted)
+    if not named or not wanted:
+        problem = "providers must be {}, or a list of ONNX Runtime's own names, got {!r}"
+        raise AgentError("protocol", problem.format(" or ".join(PROVIDERS), wanted))
+    return [name for short in wanted for name in PROVIDERS.get(short, [short])[:1]]
+
+
+def ops_by_provider(profile: Sequence[Dict[str, Any]]) -> Dict[str, int]:
+    """How many operators each provider ran, from what ONNX Runtime's profiler wrote."""
+    ran: Dict[str, Set[str]] = {}
+    for entry in profile:
+        told = entry.get("args") or {}
+        if entry.get("cat") == "Node" and told.get("provider"):
+            name = str(entry.get("name")).rsplit("_kernel_time", 1)[0]
+            ran.setdefault(told["provider"], set()).add(name)
+    return {provider: len(names) for provider, names in sorted(ran.items())}
