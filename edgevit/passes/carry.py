@@ -42,6 +42,8 @@ __all__ = ["Found", "before", "behind", "fold_all"]
 
 aten = torch.ops.aten
 
+PRODUCTS = {aten.matmul, aten.bmm, aten.mul}
+
 #: A node that computes scale * x + shift of another, and how to learn its map (or why it has none).
 Found = tuple[fx.Node, fx.Node, Callable[[], Affine]]
 
@@ -118,7 +120,7 @@ def before(module: fx.GraphModule, node: fx.Node, affine: Affine) -> list[Edit]:
         return _before_cat(module, node, affine)
     if op in {aten.add, aten.add_}:
         return _before_add(module, node, affine)
-    if op in {aten.matmul, aten.bmm}:
+    if op in PRODUCTS:
         return _before_product(module, node, affine)
     source = data_source(node)
     if source is None:
@@ -155,21 +157,32 @@ def _before_add(module: fx.GraphModule, node: fx.Node, affine: Affine) -> list[E
 
 
 def _before_product(module: fx.GraphModule, node: fx.Node, affine: Affine) -> list[Edit]:
-    """s (a b) = (s a) b = a (s b), for a single number s."""
-    if not affine.is_scaling() or affine.scale.numel() != 1:
-        raise CannotFoldError(f"{describe(node)} takes one scale for all, and no shift")
+    """s ⊙ (a ⊙ b) = (s ⊙ a) ⊙ b = a ⊙ (s ⊙ b); for a b the same with a single number s."""
     first, second = node.args[:2]
+    if not affine.is_scaling() or not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+        raise CannotFoldError(f"{describe(node)} does not commute with a scale and a shift")
     if first is second:
         raise CannotFoldError(f"{describe(node)} multiplies a tensor with itself")
-    reasons = []
-    for operand in (first, second):
-        assert isinstance(operand, fx.Node)
+    try:
+        return before(module, first, _of_operand(node, first, affine))
+    except CannotFoldError as reason:
+        refused = reason
+    try:
+        return before(module, second, _of_operand(node, second, affine))
+    except CannotFoldError as reason:
+        raise CannotFoldError(f"{refused}; {reason}") from None
+
+
+def _of_operand(node: fx.Node, operand: fx.Node, affine: Affine) -> Affine:
+    """The scale of a product as one of its operands takes it."""
+    if affine.scale.numel() == 1:
         number = affine.scale.reshape([1] * len(shape(operand)))
-        try:
-            return before(module, operand, Affine(number, torch.zeros_like(number)))
-        except CannotFoldError as reason:
-            reasons.append(str(reason))
-    raise CannotFoldError("; ".join(reasons))
+        return Affine(number, torch.zeros_like(number))
+    if operation(node) is not aten.mul:
+        raise CannotFoldError(f"{describe(node)} takes one scale for all, and no shift")
+    if shape(operand) != shape(node):
+        raise CannotFoldError(f"{describe(node)} widens {describe(operand)}")
+    return affine
 
 
 # -- into the layers behind ------------------------------------------------------------------------
@@ -195,6 +208,8 @@ def _into_reader(
         return [scale_input(module, reader, affine)]
     if op is aten.cat:
         return behind(module, reader, join(reader, node, affine))
+    if op in PRODUCTS:
+        return _into_product(module, reader, node, affine)
     if op in SPLITS:
         edits = []
         for piece in readers(reader):
@@ -203,3 +218,18 @@ def _into_reader(
     if data_source(reader) is not node:
         raise CannotFoldError(f"{describe(reader)} reads it and has no weights to fold into")
     return behind(module, reader, forward(module, reader, affine))
+
+
+def _into_product(
+    module: fx.GraphModule, product: fx.Node, node: fx.Node, affine: Affine
+) -> list[Edit]:
+    """(s ⊙ a) ⊙ b = a ⊙ (s ⊙ b): what scales one factor scales the layer that gives the other."""
+    first, second = product.args[:2]
+    other = second if first is node else first
+    if not isinstance(other, fx.Node) or other is node or not affine.is_scaling():
+        raise CannotFoldError(f"{describe(product)} does not commute with a scale and a shift")
+    if operation(product) is aten.mul and shape(other) == shape(node):
+        return before(module, other, affine)
+    if affine.scale.numel() != 1:
+        raise CannotFoldError(f"{describe(product)} takes one scale for all, and no shift")
+    return before(module, other, _of_operand(product, other, affine))
