@@ -20,7 +20,7 @@ from edgevit.report.rows import COLUMNS, INTEGERS, NUMBERS, measured_row
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "FORMATS", "build_table", "render", "rich_table"]
+__all__ = ["COLUMNS", "FORMATS", "build_table", "newest", "render", "rich_table"]
 
 Row = dict[str, Any]
 ALL_ELSE = ("kind", "model", "input", "format", "device", "threads", "batch")
@@ -55,13 +55,13 @@ def build_table(
     """
     if include not in ("ok", "all"):
         raise OptionError("include", expected="'ok' or 'all'", got=include)
-    newest, older = _newest(results)
-    shown = [r for r in newest if include == "all" or r.status == "ok"]
+    latest, older = newest(results)
+    shown = [r for r in latest if include == "all" or r.status == "ok"]
     rows = [measured_row(r) for r in _ordered(shown)]
     if relative_to is not None:
-        _add_ratios(rows, _reference_key(relative_to, newest))
+        _add_ratios(rows, _reference_key(relative_to, latest))
     notes = notes_on(rows, relative_to, p99)
-    notes += left_out([r for r in newest if r not in shown], older)
+    notes += left_out([r for r in latest if r not in shown], older)
     provenance = provenance_of(shown)
     if published:
         rows = _with_published(rows, shown, relative_to)
@@ -75,15 +75,15 @@ def build_table(
     )
 
 
-def _newest(results: Iterable[Result]) -> tuple[list[Result], int]:
+def newest(results: Iterable[Result]) -> tuple[list[Result], int]:
     """The newest result of each row, in the order of first appearance; how many were older."""
-    newest: dict[str, Result] = {}
+    latest: dict[str, Result] = {}
     count = 0
     for result in results:
         key, count = result_filename(result), count + 1
-        if key not in newest or result.context.created >= newest[key].context.created:
-            newest[key] = result
-    return list(newest.values()), count - len(newest)
+        if key not in latest or result.context.created >= latest[key].context.created:
+            latest[key] = result
+    return list(latest.values()), count - len(latest)
 
 
 def _ordered(results: Sequence[Result]) -> list[Result]:
