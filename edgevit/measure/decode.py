@@ -47,9 +47,9 @@ def decode(cls: type[T], data: Any, where: str) -> T:
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return data
+    origin, arguments, dataclass = _parts(kind)
     if origin in (Union, UnionType):
         chosen = [a for a in arguments if a is not NoneType]
         return None if data is None else _decode(chosen[0], data, where)
@@ -60,7 +60,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         if arguments[0] is int and all(type(item) is int for item in data):
             return tuple(data)  # samples by the hundred: as strict as one by one, and much quicker
         return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-    if is_dataclass(kind):
+    if dataclass:
         return _decode_fields(kind, data, where)
     if kind is float:
         number = isinstance(data, int | float) and not isinstance(data, bool)
@@ -76,14 +76,23 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
 def _decode_fields(cls: Any, data: Any, where: str) -> Any:
     _require(data, isinstance(data, dict), where, "an object")
     hints = _hints(cls)
-    optional = {f.name for f in fields(cls) if f.metadata.get("optional")}
-    if missing := sorted(hints.keys() - data.keys() - optional):
+    if missing := sorted(hints.keys() - data.keys() - _optional(cls)):
         raise BundleError(f"{where} lacks {', '.join(missing)}")
     if unknown := sorted(data.keys() - hints.keys()):
         raise BundleError(f"{where} has {', '.join(unknown)}, which this schema does not know")
     return cls(
         **{n: _decode(kind, data[n], f"{where}.{n}") for n, kind in hints.items() if n in data}
     )
+
+
+@lru_cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    return get_origin(kind), get_args(kind), is_dataclass(kind)
+
+
+@lru_cache
+def _optional(cls: Any) -> frozenset[str]:
+    return frozenset(f.name for f in fields(cls) if f.metadata.get("optional"))
 
 
 @lru_cache
