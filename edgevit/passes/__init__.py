@@ -25,6 +25,8 @@ PIPELINE: tuple[str, ...] = (
     # Before every exact rewrite: it changes what the model computes, and what follows is then
     # checked against the changed model. It also looks for formulas, which a rewrite could break up.
     "substitute_relu",
+    # Before constant factors are folded, which would have to pass the norms otherwise.
+    "scales_past_products",
     # Before BatchNorms are folded: a factor behind one becomes part of it, and goes where it goes.
     "fold_scales",
     # It goes by what lies between a layer and a BatchNorm, so that must be in its final form.
