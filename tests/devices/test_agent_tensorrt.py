@@ -18,7 +18,7 @@ from devices.base import Job, Schedule, Subject
 from devices.local import LocalSession
 
 OpenSession = Callable[..., LocalSession]
-STANDIN = Path(__file__).with_name("standins") / "trtexec"
+STANDIN = Path(__file__).with_name("standins") / "trtexec.py"
 SCHEDULE = replace(QUICK, runs=20, warmup_runs=1)
 
 

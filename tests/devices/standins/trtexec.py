@@ -1,5 +1,6 @@
 """A stand-in for NVIDIA's trtexec, for tests: it takes the flags that edgevit gives it, computes
-with ONNX Runtime on the CPU, and writes times and outputs in trtexec's JSON. Its times mean nothing.
+with ONNX Runtime on the CPU, and writes times and outputs in trtexec's JSON. Its times mean
+nothing.
 
 Variables make it another version or break it: STANDIN_TRTEXEC_VERSION (8201), ..._WARMUPS (write
 the warm-up's times too, as before 8.6), ..._SECONDS (of a build), ..._FAIL (text of an error),
@@ -8,8 +9,10 @@ the warm-up's times too, as before 8.6), ..._SECONDS (of a build), ..._FAIL (tex
 
 import json
 import os
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -45,7 +48,7 @@ VERSION = os.environ.get("STANDIN_TRTEXEC_VERSION", "8201")
 
 def main(flags):
     if "STANDIN_TRTEXEC_LOG" in os.environ:
-        with open(os.environ["STANDIN_TRTEXEC_LOG"], "a") as log:
+        with Path(os.environ["STANDIN_TRTEXEC_LOG"]).open("a") as log:
             log.write(" ".join(flags) + "\n")
     if flags == ["--help"]:
         print(HELP.format(version=VERSION, build=OLD if int(VERSION) < 8600 else NEW))
@@ -60,7 +63,7 @@ def main(flags):
         build(given)
     else:
         infer(given)
-    print("&&&& PASSED TensorRT.trtexec [TensorRT v{}]".format(VERSION))
+    print(f"&&&& PASSED TensorRT.trtexec [TensorRT v{VERSION}]")
 
 
 def build(given):
@@ -70,8 +73,7 @@ def build(given):
     if given.get("shapes") and not dynamic:
         fail("Static model does not take explicit shapes since the shape of inference tensors "
              "will be determined by the model itself")  # fmt: skip
-    with open(given["onnx"], "rb") as model, open(given["saveEngine"], "wb") as engine:
-        engine.write(model.read())
+    shutil.copyfile(given["onnx"], given["saveEngine"])
 
 
 def infer(given):
@@ -110,25 +112,23 @@ def export_times(path, iterations, warm_up_ms):
                  "d2hMs": d2h, "latencyMs": h2d + compute + d2h}  # fmt: skip
         if warm or os.environ.get("STANDIN_TRTEXEC_WARMUPS"):
             entries.append(entry)
-    with open(path, "w") as stream:
-        json.dump(entries, stream)
+    Path(path).write_text(json.dumps(entries))
 
 
 def export_outputs(path, names, outputs):
     scale = float(os.environ.get("STANDIN_TRTEXEC_SCALE", "1"))
     parts = []
-    for name, array in zip(names, outputs):
-        values = ", ".join("{:g}".format(value * scale) for value in array.ravel())
+    for name, array in zip(names, outputs, strict=True):
+        values = ", ".join(f"{value * scale:g}" for value in array.ravel())
         size = "x".join(str(size) for size in array.shape)
-        parts.append('{{ "name" : "{}"\n  , "dimensions" : "{}"\n  , "values" : [ {} ]\n  }}'.format(
-            name, size, values))  # fmt: skip
-    with open(path, "w") as stream:
-        stream.write("[\n  " + "\n, ".join(parts) + "\n]\n")
+        head = f'{{ "name" : "{name}"\n  , "dimensions" : "{size}"'
+        parts.append(f'{head}\n  , "values" : [ {values} ]\n  }}')
+    Path(path).write_text("[\n  " + "\n, ".join(parts) + "\n]\n")
 
 
 def fail(text):
     print("[E] " + text)
-    print("&&&& FAILED TensorRT.trtexec [TensorRT v{}]".format(VERSION))
+    print(f"&&&& FAILED TensorRT.trtexec [TensorRT v{VERSION}]")
     sys.exit(1)
 
 
