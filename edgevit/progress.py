@@ -9,15 +9,15 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Listens to long work and says nothing; subclasses show it."""
+    """Listens to long work and says nothing; subclasses show it, and are called from any thread."""
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A stage of known name and unknown length begins, and ends with the block."""
         yield
 
-    def advance(self, name: str, done: float, total: float) -> None:
-        """Work of known length has come to ``done`` of ``total``."""
+    def advance(self, name: str, done: float, total: float, detail: str = "") -> None:
+        """Work of known length has come to ``done`` of ``total``; ``detail`` is its present step."""
 
     def note(self, message: str) -> None:
         """Something the user should know."""

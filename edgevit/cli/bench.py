@@ -11,6 +11,7 @@ import typer
 from edgevit.cli.common import (
     CliProgress,
     error_console,
+    out_console,
     parse_ints,
     parse_options,
     parse_size,
@@ -20,8 +21,12 @@ from edgevit.cli.common import (
 from edgevit.errors import OptionError, ShapeError, UsageError
 
 if TYPE_CHECKING:
+    from devices.base import Schedule
     from edgevit.measure.results import Result
     from edgevit.source import BlockSpec
+    from edgevit.verbs.suites import Suite
+
+COMPUTE_UNITS = ("cpu", "gpu", "ane", "all")
 
 
 def bench(
@@ -29,7 +34,17 @@ def bench(
         list[str] | None,
         typer.Argument(help="Models, bundles (folders of `edgevit export`), module:factory."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="Where to run.")] = "local",
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", "-d", help="Where to run; several with commas. local without."),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="A set of subjects; `default` if no subject is named."),
+    ] = None,
+    list_suites: Annotated[
+        bool, typer.Option("--list-suites", help="List the suites, and measure nothing.")
+    ] = False,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", "-f", help="Which formats; all that the device runs without."),
@@ -45,7 +60,20 @@ def bench(
     projections: Annotated[
         bool, typer.Option("--projections", help="Blocks with their projections, not the core.")
     ] = False,
-    threads: Annotated[str, typer.Option(help="One count or several: 1,2,4.")] = "1",
+    order: Annotated[
+        str | None,
+        typer.Option(help="Of blocks that have the choice: nn for (QK^T)V, dd for Q(K^TV)."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            help='Blocks at all combinations of tokens n, head width d, heads h: "n=64,128 d=32".',
+        ),
+    ] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="One count or several: 1,2,4. The device's own without.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images in one inference.")] = 1,
     runs: Annotated[
         int | None, typer.Option(help="Exactly so many timed runs, 1000 in the papers.")
@@ -53,10 +81,24 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(help="Time at least so long, if --runs is not given.")
     ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Go on until the median's interval is so narrow: 0.02 for 2 %."),
+    ] = None,
     warmup: Annotated[float | None, typer.Option(help="Seconds to warm up at least.")] = None,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Peak memory, in a run of its own.")
     ] = True,
+    compute: Annotated[
+        str | None, typer.Option(help="Core ML's compute unit: cpu, gpu, ane or all.")
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option("--provider", help="ONNX Runtime's providers, in order of preference."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over, if this bench was cut short before.")
+    ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path(
         "results"
     ),
@@ -71,52 +113,132 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The results on stdout.")] = False,
 ) -> None:
-    """Check and time models and attention blocks on a device.
+    """Check and time models and attention blocks on one or more devices.
 
     A model is exported first if it is not a bundle yet. Whatever computes something else than it
-    should is not timed. Results are written to a folder, for `edgevit table`.
+    should is not timed. Results are written to a folder, for `edgevit table`; the same command
+    again goes on where it was cut short.
     """
+    if list_suites:
+        _list_suites(as_json)
+        return
     from edgevit.verbs.bench import bench as run
 
     options = parse_options("--set", model_option)
-    common: dict[str, Any] = {"activation": activation, "image": image}
-    source: dict[str, Any] = {
+    blocks = [_block(name, shape, heads, total_width, projections, options) for name in block or []]
+    blocks = _swept(blocks, order, sweep)
+    chosen = _suite(suite, bool(subjects or blocks), projections)
+    model: dict[str, Any] = {
         "num_classes": num_classes,
         "image_size": parse_size(image_size),
         "weights": weights,
-        "model_options": options or None,
+        # Beside models the options are those models'; alone they are the blocks'.
+        "model_options": (options or None) if subjects or chosen else None,
     }
-    wanted = split_list(formats)
-    chosen: dict[str, Any] = {
-        "device": device,
-        "formats": wanted,
-        "threads": parse_ints("--threads", threads),
-        "batch": batch,
-        "schedule": _schedule(runs, seconds, warmup, seed),
-        "memory": memory,
-        "output": output,
-        "seed": seed,
-    }
-    blocks = [_block(name, shape, heads, total_width, projections, options) for name in block or []]
-    if not subjects and not blocks:
-        raise UsageError(
-            "nothing to bench", hint="name a model, a bundle or a --block; see `edgevit models`"
-        )
-    results: list[Result] = []
     with CliProgress(quiet=as_json) as progress:
-        if subjects:
-            results += run(list(subjects), progress=progress, **chosen, **common, **source)
-        if blocks:
-            # With models beside them the options are those models'; alone they are a mistake.
-            mistaken = {} if subjects else source | {"model_options": None}
-            results += run(blocks, progress=progress, **chosen, **common, **mistaken)
-    _show(results, output, as_json)
+        results = run(
+            [*(subjects or []), *blocks],
+            device=split_list(device) or ["local"],
+            formats=split_list(formats),
+            threads=parse_ints("--threads", threads) if threads is not None else None,
+            batch=batch,
+            schedule=_schedule(
+                chosen.runs if chosen and runs is None and seconds is None else runs,
+                seconds,
+                warmup,
+                interval,
+                seed,
+            ),
+            memory=memory,
+            suite=chosen,
+            output=output,
+            fresh=fresh,
+            seed=seed,
+            backends=_backends(compute, provider),
+            progress=progress,
+            activation=activation,
+            image=image,
+            **model,
+        )
+    _show(results, output, as_json, published=chosen is not None and chosen.published)
 
 
-def _schedule(runs: int | None, seconds: float | None, warmup: float | None, seed: int) -> Any:
+def _suite(name: str | None, named: bool, projections: bool) -> Suite | None:
+    """The suite that was asked for, or the default one if nothing else was."""
+    from edgevit.verbs.suites import DEFAULT, find_suite
+
+    if name is None and named:
+        return None
+    suite = find_suite(name or DEFAULT)
+    return suite.with_projections() if projections else suite
+
+
+def _list_suites(as_json: bool) -> None:
+    from edgevit.source import BlockSpec
+    from edgevit.verbs.suites import SUITES
+
+    listed: list[dict[str, Any]] = [
+        {
+            "name": suite.name,
+            "title": suite.title,
+            "runs": suite.runs,
+            "subjects": [s.label if isinstance(s, BlockSpec) else s for s in suite.subjects],
+        }
+        for suite in SUITES.values()
+    ]
+    if as_json:
+        print_json(listed)
+        return
+    for entry in listed:
+        runs = f", {entry['runs']} runs each" if entry["runs"] else ""
+        head = f"{entry['name']:<14} {entry['title']}{runs}"
+        out_console().print(head, highlight=False, markup=False)
+        subjects = " ".join(entry["subjects"])
+        out_console().print(f"{'':<14} {subjects}", style="dim", highlight=False, markup=False)
+
+
+def _swept(blocks: list[BlockSpec], order: str | None, items: list[str] | None) -> list[BlockSpec]:
+    """The blocks in that order of products, at all sizes of the sweep."""
+    if not blocks and (order is not None or items):
+        option = "--sweep" if items else "--order"
+        raise UsageError(f"{option} is for blocks", hint="name some with --block")
+    from edgevit.verbs.suites import fixed_order, sweep
+
+    if order is not None:
+        blocks = [fixed_order(block, order) for block in blocks]
+    axes: dict[str, tuple[int, ...]] = {}
+    for part in " ".join(items or []).split():
+        axis, equals, sizes = part.partition("=")
+        if not equals:
+            raise OptionError("--sweep", expected='axes and sizes such as "n=64,128"', got=part)
+        axes[axis.lower()] = axes.get(axis.lower(), ()) + parse_ints("--sweep", sizes)
+    return sweep(blocks, axes) if axes else blocks
+
+
+def _backends(compute: str | None, providers: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Options of the agent's backends."""
+    options: dict[str, dict[str, Any]] = {}
+    if compute is not None:
+        if compute not in COMPUTE_UNITS:
+            raise OptionError("--compute", expected=" or ".join(COMPUTE_UNITS), got=compute)
+        options["coreml"] = {"compute_unit": compute}
+    if providers:
+        options["onnxruntime"] = {"providers": split_list(providers)}
+    return options
+
+
+def _schedule(
+    runs: int | None,
+    seconds: float | None,
+    warmup: float | None,
+    interval: float | None,
+    seed: int,
+) -> Schedule:
     from devices.base import Schedule
 
-    given: dict[str, Any] = {"runs": runs, "seed": seed}
+    if runs is not None and interval is not None:
+        raise UsageError("--runs says exactly how many, --interval as many as it takes; give one")
+    given: dict[str, Any] = {"runs": runs, "interval": interval, "seed": seed}
     if seconds is not None:
         given |= {"min_seconds": seconds, "max_seconds": max(60.0, 3 * seconds)}
     if warmup is not None:
@@ -145,13 +267,13 @@ def _block(
     return BlockSpec(name, tokens, width, heads, projections, options)
 
 
-def _show(results: list[Result], output: Path, as_json: bool) -> None:
+def _show(results: list[Result], output: Path, as_json: bool, *, published: bool) -> None:
     from edgevit.cli.table import print_table
 
     if as_json:
         print_json([result.to_json() for result in results])
     else:
-        print_table(results, include="all")
+        print_table(results, include="all", published=published)
         error_console().print(f"results in {output}", style="dim", markup=False)
     statuses = {result.status for result in results}
     if "mismatch" in statuses:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -53,12 +54,14 @@ def print_json(data: Any) -> None:
 
 
 class CliProgress(Progress):
-    """Stages and bars on a terminal, plain lines elsewhere; on stderr."""
+    """Stages and bars on a terminal, plain lines elsewhere; on stderr. Threads may share one."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
+        self._said: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -72,25 +75,34 @@ class CliProgress(Progress):
         seconds = time.perf_counter() - start
         console.print(f"  {name:<28} {seconds:6.1f} s", highlight=False, style="dim")
 
-    def advance(self, name: str, done: float, total: float) -> None:
-        """A bar on a terminal; elsewhere a line when the work is complete."""
+    def advance(self, name: str, done: float, total: float, detail: str = "") -> None:
+        """A bar for each name on a terminal; elsewhere a line for each step."""
         if self.quiet:
             return
-        if error_console().is_terminal:
-            self._bar(name, done, total)
-        elif done >= total and name not in self._tasks:
-            self._tasks[name] = True
-            error_console().print(f"  {name}: done", highlight=False)
+        with self._lock:
+            if error_console().is_terminal:
+                self._bar(name, done, total, detail)
+            elif self._said.get(name) != detail:
+                self._said[name] = detail
+                line = f"  {name}: {detail or 'done'}"
+                error_console().print(line, highlight=False, markup=False)
 
-    def _bar(self, name: str, done: float, total: float) -> None:
+    def _bar(self, name: str, done: float, total: float, detail: str) -> None:
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as Bars
 
         if self._bars is None:
-            self._bars = Bars(console=error_console(), transient=True)
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[detail]}", style="dim", markup=False),
+            )
+            self._bars = Bars(*columns, console=error_console(), transient=True)
             self._bars.start()
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total)
-        self._bars.update(self._tasks[name], completed=done, total=total)
+            self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)
+        self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
 
     def note(self, message: str) -> None:
         """A line of its own."""

@@ -1,350 +1,412 @@
-"""Bench: subjects become files, the files go to a device, and results come back.
+"""Bench: subjects become files, the files go to devices, and results come back.
 
     name, factory, block --export (cached)--> bundle --push--> agent --events--> results
 
-All subjects of one thread count share one job, so that their rounds are interleaved and whatever
-happens to the machine happens to all. Memory is measured in runs of its own.
+Everything is exported once, before anything is measured. Then every device works by itself, in a
+thread of its own, one job at a time; see :mod:`edgevit.verbs.runs`. Every result is on disk the
+moment it is there, and a bench that was cut short goes on where it was; see
+:mod:`edgevit.verbs.journal`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from devices.base import Event, Job, Schedule, Session, devices
-from devices.base import Subject as DeviceSubject
-from devices.base import SubjectInput as DeviceInput
-from edgevit.bundle import GOLDEN, MANIFEST, Bundle
-from edgevit.errors import BundleError, OptionError, UsageError
-from edgevit.measure import events as reading
-from edgevit.measure.record import Device as DeviceRecord
-from edgevit.measure.record import Subject as SubjectRecord
-from edgevit.measure.results import Result, current_context
+from devices.base import Device, Schedule, devices
+from edgevit.errors import DeviceError, OptionError, UsageError
+from edgevit.measure.results import Result, result_filename
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec
-from edgevit.tensorspec import TensorSpec
-from edgevit.verify import tolerance_for
+from edgevit.verbs.journal import Journal, digest
+from edgevit.verbs.runs import DeviceRun, Settings, group_entries
+from edgevit.verbs.subjects import (
+    BenchSubject,
+    Entry,
+    entries_of,
+    is_bundle,
+    make_bundle,
+    makeable_formats,
+)
+from edgevit.verbs.suites import Suite, find_suite
+from edgevit.verbs.targets import default_format, fit_options
 
 if TYPE_CHECKING:
-    from torch import nn
+    from edgevit.bundle import Bundle
 
 __all__ = ["bench"]
 
+#: Seconds that devices have to end after Ctrl-C.
+GRACE_S = 20.0
+#: Options of an export that blocks have as well as models.
+BLOCK_OPTIONS = frozenset(
+    {"activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "options"}
+)
+
 
 def bench(
-    subjects: Sequence[str | Path | Bundle | BlockSpec | nn.Module],
+    subjects: Sequence[BenchSubject] = (),
     *,
-    device: str = "local",
+    device: str | Device | Sequence[str | Device] = "local",
     formats: str | Sequence[str] | None = None,
-    threads: int | Sequence[int] = 1,
+    threads: int | Sequence[int] | None = None,
     batch: int = 1,
     schedule: Schedule | None = None,
     runs: int | None = None,
     memory: bool = True,
+    suite: str | Suite | None = None,
     output: str | Path | None = "results",
+    fresh: bool = False,
     seed: int = 0,
+    backends: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
     **export_options: Any,
 ) -> list[Result]:
-    """Check and time models and blocks on a device.
+    """Check and time models and blocks on one or more devices.
 
     Args:
         subjects: bundles (or their folders), and whatever :func:`edgevit.export` takes; the latter
-            are exported first, into a cache.
-        device: where to run.
-        formats: which formats; by default all that the device runs and that can be made here.
-        threads: one thread count or several.
+            are exported first, into a cache, so that the devices can load them.
+        device: where to run: names, or devices. Several work at the same time.
+        formats: which formats; by default all that a device runs and that can be made here, or of
+            a suite the device's default one.
+        threads: one thread count or several; the device's own default if None.
         batch: images in one inference.
         schedule: how long to measure.
         runs: exactly so many timed runs of each subject, instead of the schedule's times.
         memory: also measure peak memory, in a run of its own.
+        suite: a suite, or its name, in place of subjects.
         output: folder that results are written to as they come; None writes none.
+        fresh: start over, if an earlier bench of the same was cut short; else it is continued.
         seed: of the order within rounds, of random weights and of the inputs.
+        backends: options of the agent's backends by name, such as
+            ``{"coreml": {"compute_unit": "cpu"}}``.
         progress: told how far it is.
         **export_options: passed to :func:`edgevit.export` for what has to be exported.
 
     Returns:
-        One result a subject, format and thread count, also for those that failed.
+        One result a device, subject, format and thread count, also for those that failed.
 
     Raises:
         UsageError: a subject, device or format does not exist or does not fit.
-        DeviceError: the device cannot be reached.
+        DeviceError: the only device cannot be reached.
+        OutputError: the results cannot be written.
         KeyboardInterrupt: after what was measured so far has been written.
     """
+    chosen = find_suite(suite) if isinstance(suite, str) else suite
+    asked = _subjects(subjects, chosen)
+    if runs is None and chosen is not None and schedule is None:
+        runs = chosen.runs
     plan = schedule or Schedule(runs=runs, seed=seed)
-    chosen = devices.get(device)
     bar = progress or Progress()
-    counts = [threads] if isinstance(threads, int) else list(threads)
+    found = _devices(device)
+    wanted = [formats] if isinstance(formats, str) else list(formats or [])
+    needs = _Needs(asked, wanted, batch, seed, bar, export_options, chosen is not None)
+    files = needs.files(found)
+    settings = Settings(plan, seed, memory, _command(), chosen.name if chosen else None)
+    measurements = [
+        measurement
+        for one in found
+        for measurement in _measurements(
+            one, files[one.name], _counts(threads, one, bar), batch, backends or {}, bar
+        )
+    ]
+    folder = Path(output) if output is not None else None
+    keys = [m.key(settings) for m in measurements]
+    journal = Journal.open(folder, keys, fresh=fresh)
+    with journal.held():
+        named = list(zip(keys, (m.entry for m in measurements), strict=True))
+        ledger = _Ledger(folder, journal, {id(entry): key for key, entry in named})
+        for key, entry in named:
+            ledger.recall(key, entry, plan)
+        if ledger.results and len(ledger.results) < len(keys):
+            bar.note(
+                f"goes on with the bench of {journal.started[:16].replace('T', ' ')}: "
+                f"{len(ledger.results)} of {len(keys)} results are there; --fresh starts over"
+            )
+        _measure(found, measurements, settings, ledger, bar)
+        journal.finish()
+    return [ledger.results[key] for key in keys if key in ledger.results]
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """A file on a device."""
+
+    device: Device
+    entry: Entry
+
+    def key(self, settings: Settings) -> str:
+        """Everything that decides the measurement, in a word."""
+        where = [self.device.name, self.device.profile.name, getattr(self.device, "emulated", None)]
+        how = [settings.schedule.to_json(), settings.seed, settings.memory, settings.suite]
+        return digest([where, self.entry.identity, how])
+
+
+@dataclass
+class _Ledger:
+    """Results as they come, from any thread: on disk first, then in the journal."""
+
+    folder: Path | None
+    journal: Journal
+    keys: Mapping[int, str]
+    results: dict[str, Result] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def recall(self, key: str, entry: Entry, plan: Schedule) -> None:
+        """Take over what an unfinished bench has settled."""
+        found = self.journal.result(key, plan.to_json())
+        if found is not None and found.subject.file_sha256 == entry.record.file_sha256:
+            self.results[key] = found
+
+    def has(self, entry: Entry) -> bool:
+        """Whether there is a result already."""
+        return self.keys[id(entry)] in self.results
+
+    def report(self, entry: Entry, result: Result, settled: bool) -> None:
+        """Take a result in."""
+        key = self.keys[id(entry)]
+        with self._lock:
+            self.results[key] = result
+            if self.folder is None:
+                return
+            # What was never begun takes no earlier measurement's place.
+            place = self.folder / result_filename(result)
+            if settled or result.samples_ns or not place.exists():
+                place = result.write(self.folder)
+            if settled:
+                self.journal.settle(key, place)
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def _subjects(subjects: Sequence[BenchSubject], suite: Suite | None) -> list[BenchSubject]:
+    asked = list(subjects)
+    if suite is not None:
+        if asked:
+            raise UsageError(f"suite {suite.name} brings its own subjects; name either")
+        return list(suite.subjects)
+    if not asked:
+        raise UsageError("nothing to bench", hint="name models, bundles or blocks")
+    return asked
+
+
+def find_device(name: str) -> Device:
+    """The device of that name."""
+    return devices.get(name)
+
+
+def _devices(device: str | Device | Sequence[str | Device]) -> list[Device]:
+    """The devices, each once.
+
+    Raises:
+        UsageError: there is none of that name, or two have the same.
+    """
+    asked: list[str | Device]
+    if isinstance(device, Sequence) and not isinstance(device, str):
+        asked = list(device)
+    else:
+        asked = [device]
+    if not asked:
+        raise OptionError("device", expected="at least one device", got=device)
+    found = [find_device(d) if isinstance(d, str) else d for d in asked]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise OptionError("device", expected="different devices", got=", ".join(names))
+    return found
+
+
+def _counts(threads: int | Sequence[int] | None, device: Device, progress: Progress) -> list[int]:
+    """Thread counts; a note says which are more than the device has cores."""
+    profile = device.profile
+    if threads is None:
+        return [profile.default_threads]
+    counts = [threads] if isinstance(threads, int) else list(dict.fromkeys(threads))
     if not counts or min(counts) < 1:
         raise OptionError("threads", expected="whole numbers of at least 1", got=threads)
-    wanted = [formats] if isinstance(formats, str) else list(formats or [])
-    if not subjects:
-        raise UsageError("nothing to bench", hint="name models, bundles or blocks")
-    runnable = chosen.profile.formats
-    bundles = [_bundle(s, wanted, runnable, batch, seed, bar, export_options) for s in subjects]
-    with chosen.open() as session:
-        record = DeviceRecord(chosen.name, chosen.profile.name)
-        run = _Bench(session, record, plan, seed, batch, bar, Path(output) if output else None)
-        entries = [e for bundle in bundles for e in run.entries(bundle, wanted, runnable)]
-        return [r for count in counts for r in run.measure(entries, count, memory=memory)]
+    cores = profile.cores or (os.cpu_count() if device.name == "local" else None)
+    for count in counts:
+        if cores is not None and count > cores:
+            progress.note(f"{device.name} has {cores} CPUs; {count} threads share them")
+    return counts
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One file of a bundle, ready to be measured."""
+class _Needs:
+    """The bundles that devices need of the subjects, each exported once."""
 
-    id: str
-    subject: DeviceSubject
-    record: SubjectRecord
-    tolerance: float
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """One bench under way."""
-
-    session: Session
-    device: DeviceRecord
-    schedule: Schedule
-    seed: int
+    subjects: Sequence[BenchSubject]
+    wanted: Sequence[str]
     batch: int
+    seed: int
     progress: Progress
-    output: Path | None
+    options: Mapping[str, Any]
+    of_suite: bool
 
-    def entries(
-        self, bundle: Bundle, wanted: Sequence[str], runnable: Sequence[str]
-    ) -> list[_Entry]:
-        """The files of a bundle that were asked for, or else that the device runs; pushed to it."""
-        formats = wanted or [name for name in bundle.formats if name in runnable]
-        if left := [name for name in bundle.formats if name not in formats and not wanted]:
-            self.progress.note(f"{self.device.name} does not run {', '.join(left)}: left out")
-        if not formats:
-            raise UsageError(
-                f"{self.device.name} runs none of the formats in {bundle.path}",
-                hint=f"it runs {', '.join(runnable)}",
-            )
-        place = self.session.push(bundle.path)
-        return [self._entry(bundle, name, place) for name in formats]
+    def files(self, found: Sequence[Device]) -> dict[str, list[tuple[Bundle, list[str]]]]:
+        """By device, each subject's bundle and the formats of it to run; none named means all."""
+        chosen = {device.name: self._chosen(device) for device in found}
+        options = {
+            (device.name, index): self._options(subject, device, chosen[device.name])
+            for device in found
+            for index, subject in enumerate(self.subjects)
+        }
+        formats: dict[tuple[int, str], set[str]] = {}
+        for (name, index), own in options.items():
+            formats.setdefault((index, digest(own)), set()).update(chosen[name])
+        made: dict[tuple[int, str], Bundle] = {}
+        files: dict[str, list[tuple[Bundle, list[str]]]] = {}
+        for (name, index), own in options.items():
+            key, subject = (index, digest(own)), self.subjects[index]
+            if key not in made:
+                made[key] = self._make(subject, sorted(formats[key]), own)
+            exact = list(self.wanted) if is_bundle(subject) else chosen[name]
+            files.setdefault(name, []).append((made[key], exact))
+        return files
 
-    def measure(self, entries: Sequence[_Entry], threads: int, *, memory: bool) -> Iterator[Result]:
-        """Time all entries together, then weigh each; results are written before they are given."""
-        timed, interrupted = self._collect(
-            Job("time", tuple(e.subject for e in entries), threads, self.schedule),
-            f"timing with {threads} thread{'s' if threads > 1 else ''}",
-        )
-        weighed: list[Event] = []
-        if memory and not interrupted:
-            for entry in entries:
-                events, interrupted = self._collect(
-                    Job("memory", (entry.subject,), threads, self.schedule),
-                    f"memory of {entry.id}",
-                )
-                weighed += events
-                if interrupted:
-                    break
-        results = self._results(entries, threads, timed, weighed)
-        if interrupted:
-            raise KeyboardInterrupt
-        yield from results
+    def _chosen(self, device: Device) -> list[str]:
+        """The formats that a device gets of what is exported."""
+        profile = device.profile
+        if self.wanted or all(map(is_bundle, self.subjects)):
+            return list(self.wanted)
+        if self.of_suite:
+            return [default_format(profile)]
+        return makeable_formats(profile.formats)
 
-    def _results(
-        self,
-        entries: Sequence[_Entry],
-        threads: int,
-        timed: Sequence[Event],
-        weighed: Sequence[Event],
-    ) -> list[Result]:
-        asked = reading.Job(
-            current_context(self.device, command=_command(), seed=self.seed),
-            {e.id: _with_threads(e.record, threads) for e in entries},
-            self.schedule.to_json(),
-            {e.id: e.tolerance for e in entries},
-        )
-        results = reading.result_from_events(timed, asked, memory_events=weighed)
-        if self.output is not None:
-            for result in results:
-                result.write(self.output)
-        return results
+    def _options(
+        self, subject: BenchSubject, device: Device, formats: Sequence[str]
+    ) -> dict[str, Any]:
+        """Options of an export that makes what the device can load."""
+        options = dict(self.options)
+        if isinstance(subject, BlockSpec) and not all(map(_is_block, self.subjects)):
+            # With models beside them the options of sources are those models'.
+            options = {k: v for k, v in options.items() if k in BLOCK_OPTIONS}
+        if is_bundle(subject):
+            return options
+        fitted = fit_options(device.profile, formats, options.get("options") or {})
+        return {**options, "options": fitted} if fitted else options
 
-    def _collect(self, job: Job, title: str) -> tuple[list[Event], bool]:
-        """The events of a job, and whether the user interrupted it."""
-        events: list[Event] = []
-        meter = _Meter(job)
-        try:
-            for event in self.session.run(job):
-                events.append(event)
-                self.progress.advance(title, meter.add(event), 1.0)
-        except KeyboardInterrupt:
-            events.append({"event": "done", "stopped": True})
-            return events, True
-        self.progress.advance(title, 1.0, 1.0)
-        return events, False
-
-    def _entry(self, bundle: Bundle, format_name: str, place: str) -> _Entry:
-        artifact = bundle.artifact(format_name)
-        manifest = bundle.manifest
-        size = manifest["batch"]["size"]
-        if not artifact["facts"].get("dynamic_batch") and size != self.batch:
-            raise UsageError(
-                f"{bundle.path} has a fixed batch of {size}, not {self.batch}",
-                hint=f"edgevit export {bundle.name} --batch {self.batch}",
-            )
-        identity = f"{bundle.path.name}.{format_name}"
-        tolerance = tolerance_for(artifact["precision"])
-        file, golden = f"{place}/{artifact['file']}", f"{place}/{GOLDEN}"
-        inputs = [TensorSpec.from_json(own).with_batch(self.batch) for own in manifest["inputs"]]
-        subject = DeviceSubject(
-            id=identity,
-            backend=artifact["backend"],
-            file=file,
-            inputs=tuple(
-                DeviceInput(own["name"], spec.shape, artifact["layouts"].get(spec.name), spec.dtype)
-                for own, spec in zip(artifact["inputs"], inputs, strict=True)
-            ),
-            outputs=tuple(entry["name"] for entry in artifact["outputs"]),
-            tolerance=tolerance,
-            sha256=manifest["files"][artifact["file"]]["sha256"],
-            golden=golden,
+    def _make(
+        self, subject: BenchSubject, formats: Sequence[str], options: Mapping[str, Any]
+    ) -> Bundle:
+        return make_bundle(
+            subject,
+            formats,
             batch=self.batch,
+            seed=self.seed,
+            progress=self.progress,
+            options=options,
         )
-        return _Entry(identity, subject, _record(bundle, format_name, self.batch), tolerance)
 
 
-class _Meter:
-    """How far a job has come, from 0 to 1."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.runs: dict[str, int] = {}
-        self.ns: dict[str, float] = {}
-
-    def add(self, event: Event) -> float:
-        """Take an event in."""
-        if event["event"] == "samples":
-            identity = event["id"]
-            self.runs[identity] = self.runs.get(identity, 0) + len(event["ns"])
-            timed = sum(event["ns"]) * event["inner"]
-            self.ns[identity] = self.ns.get(identity, 0.0) + timed
-        shares = [self._share(subject.id) for subject in self.job.subjects]
-        return min(0.99, sum(shares) / max(1, len(shares)))
-
-    def _share(self, identity: str) -> float:
-        schedule, runs = self.job.schedule, self.runs.get(identity, 0)
-        if schedule.runs is not None:
-            return min(1.0, runs / schedule.runs)
-        seconds = self.ns.get(identity, 0.0) / 1e9
-        enough = min(runs / schedule.min_runs, seconds / max(schedule.min_seconds, 1e-9))
-        return min(1.0, max(enough, seconds / max(schedule.max_seconds, 1e-9)))
+def _is_block(subject: BenchSubject) -> bool:
+    return isinstance(subject, BlockSpec)
 
 
-def _record(bundle: Bundle, format_name: str, batch: int) -> SubjectRecord:
-    artifact, manifest = bundle.artifact(format_name), bundle.manifest
-    model, file = manifest["model"], manifest["files"][artifact["file"]]
-    kind: Literal["model", "block"] = "block" if model["kind"] == "block" else "model"
-    return SubjectRecord(
-        kind=kind,
-        name=model["name"],
-        format=format_name,
-        backend=artifact["backend"],
-        precision=artifact["precision"],
-        batch=batch,
-        threads=1,
-        inputs=tuple(TensorSpec.from_json(i).with_batch(batch) for i in manifest["inputs"]),
-        file_sha256=file["sha256"],
-        file_bytes=file["bytes"],
-        passes=tuple(p["name"] for p in manifest["passes"] if p["rewritten"]),
-        params=model["params"],
-        macs=model["macs"],
-        manifest_sha256=bundle.digest,
-    )
+def _measurements(
+    device: Device,
+    files: Sequence[tuple[Bundle, Sequence[str]]],
+    counts: Sequence[int],
+    batch: int,
+    backends: Mapping[str, Mapping[str, Any]],
+    progress: Progress,
+) -> list[_Measurement]:
+    """Every file with every thread count, each once and with an id of its own."""
+    profile = device.profile
+    found: dict[str, Entry] = {}
+    for bundle, formats in files:
+        for entry in entries_of(
+            bundle,
+            profile,
+            formats,
+            device=device.name,
+            batch=batch,
+            options=backends,
+            progress=progress,
+        ):
+            found.setdefault(digest(entry.identity), entry)
+    taken: dict[str, int] = {}
+    entries = []
+    for entry in found.values():
+        taken[entry.id] = number = taken.get(entry.id, 0) + 1
+        entries.append(entry if number == 1 else replace(entry, id=f"{entry.id}#{number}"))
+    return [_Measurement(device, e.with_threads(count)) for count in counts for e in entries]
 
 
-def _with_threads(record: SubjectRecord, threads: int) -> SubjectRecord:
-    from dataclasses import replace
+# -- measuring -------------------------------------------------------------------------------------
 
-    return replace(record, threads=threads)
+
+def _measure(
+    found: Sequence[Device],
+    measurements: Sequence[_Measurement],
+    settings: Settings,
+    ledger: _Ledger,
+    progress: Progress,
+) -> None:
+    """Let every device do what is left for it, all at the same time."""
+    works = []
+    for device in found:
+        left = [m.entry for m in measurements if m.device is device and not ledger.has(m.entry)]
+        if left:
+            groups = group_entries(left)
+            works.append(DeviceRun(device, groups, settings, ledger.report, progress))
+    _run_all(works)
+    for work in works:
+        if work.error is not None and not isinstance(work.error, DeviceError):
+            raise work.error
+    if len(found) == 1 and works and works[0].error is not None and not works[0].reached:
+        raise works[0].error
+
+
+def _run_all(works: Sequence[DeviceRun]) -> None:
+    """Run all in threads of their own; Ctrl-C ends them, and what they have is written."""
+    workers = [threading.Thread(target=work.run, daemon=True) for work in works]
+    for worker in workers:
+        worker.start()
+    try:
+        while any(worker.is_alive() for worker in workers):
+            _join(workers, 0.1)
+            if any(_is_fatal(work.error) for work in works):
+                break
+    except KeyboardInterrupt:
+        _end(works, workers)
+        raise
+    finally:
+        if any(worker.is_alive() for worker in workers):
+            _end(works, workers)
+
+
+def _end(works: Sequence[DeviceRun], workers: Sequence[threading.Thread]) -> None:
+    """Ask all to end, and leave those that do not."""
+    for work in works:
+        work.stop()
+    deadline = time.monotonic() + GRACE_S
+    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C waits no longer
+        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+            _join(workers, 0.1)
+    for work in works:
+        work.abandon()
+    _join(workers, 5.0)
+
+
+def _join(workers: Sequence[threading.Thread], seconds: float) -> None:
+    for worker in workers:
+        worker.join(seconds)
+
+
+def _is_fatal(error: BaseException | None) -> bool:
+    """Whether it concerns more than its own device."""
+    return error is not None and not isinstance(error, DeviceError)
 
 
 def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-# -- subjects to bundles ---------------------------------------------------------------------------
-
-
-def _formats(device_formats: Iterable[str]) -> list[str]:
-    """Formats that the device runs and that can be made here."""
-    from exporters.base import exporters
-
-    names = [n for n in exporters.names() if n in device_formats and not exporters.get(n).missing()]
-    if not names:
-        raise UsageError(
-            f"none of the device's formats ({', '.join(sorted(device_formats))}) can be made here",
-            hint="edgevit doctor",
-        )
-    return names
-
-
-def _bundle(
-    subject: str | Path | Bundle | BlockSpec | nn.Module,
-    wanted: Sequence[str],
-    runnable: Sequence[str],
-    batch: int,
-    seed: int,
-    progress: Progress,
-    options: Mapping[str, Any],
-) -> Bundle:
-    if isinstance(subject, Bundle):
-        return subject
-    if isinstance(subject, str | Path) and (Path(subject) / MANIFEST).is_file():
-        if given := {k: v for k, v in options.items() if v not in (None, True)}:
-            raise UsageError(
-                f"{subject} is exported already; {', '.join(given)} cannot be changed any more"
-            )
-        return Bundle.open(subject)
-    if isinstance(subject, Path) or (isinstance(subject, str) and "/" in subject):
-        raise UsageError(
-            f"{subject} is no bundle: it has no {MANIFEST}",
-            hint="give the folder that `edgevit export` wrote, or a model's name",
-        )
-    return _exported(subject, wanted or _formats(runnable), batch, seed, progress, options)
-
-
-def _exported(
-    subject: str | BlockSpec | nn.Module,
-    formats: Sequence[str],
-    batch: int,
-    seed: int,
-    progress: Progress,
-    options: Mapping[str, Any],
-) -> Bundle:
-    """The cached bundle of exactly this subject, exported first where it lacks a format."""
-    from platformdirs import user_cache_path
-
-    from edgevit.verbs.export import Plan, export_source, make_plan, make_source
-
-    source, rest = make_source(subject, batch=batch, seed=seed, **options)
-    plan: Plan = make_plan(formats, **rest)
-    folder = user_cache_path("edgevit") / "bundles" / _cache_key(source.identity, batch, seed, rest)
-    try:
-        cached = next((Bundle.open(m.parent) for m in folder.glob(f"*/{MANIFEST}")), None)
-    except BundleError:
-        cached = None
-    if cached is not None and set(formats) <= set(cached.formats):
-        return cached
-    return export_source(source, plan, folder, seed=seed, progress=progress)
-
-
-def _cache_key(
-    identity: Mapping[str, Any], batch: int, seed: int, options: Mapping[str, Any]
-) -> str:
-    from edgevit.versions import code_digest, tool_versions
-
-    parts = [identity, batch, seed, options, tool_versions(), code_digest()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -147,8 +147,10 @@ def test_bench_of_blocks(edgevit, in_tmp):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to bench"),
+        (["elevit", "--suite", "default"], "brings its own subjects"),
+        (["--suite", "sima-table4"], "did you mean sima-table3"),
         (["elevit", "--device", "rpi44"], "unknown device"),
+        (["elevit", "--device", "local,local"], "different devices"),
         (["exports/none"], "is no bundle"),
         (["elevit", "--threads", "0"], "threads: expected"),
         (["elevit", "--threads", "one"], "--threads: expected"),
@@ -158,6 +160,14 @@ def test_bench_of_blocks(edgevit, in_tmp):
         (["--block", "softmax", "--shape", "16,9", "--total-width"], "8 heads do not divide"),
         (["--block", "elementwise", "--shape", "15,8"], "square number"),
         (["--block", "softmax", "--num-classes", "3"], "num_classes"),
+        (["--block", "softmax", "--sweep", "x=3"], "sweep: expected axes n, d, h"),
+        (["--block", "softmax", "--sweep", "n"], "--sweep: expected axes and sizes"),
+        (["--block", "sima", "--order", "auto"], "order: expected nn or dd"),
+        (["elevit", "--sweep", "n=3"], "--sweep is for blocks"),
+        (["elevit", "--order", "nn"], "--order is for blocks"),
+        (["elevit", "--runs", "9", "--interval", "0.1"], "give one"),
+        (["elevit", "--interval", "2"], "interval: expected a share"),
+        (["elevit", "--compute", "npu"], "--compute: expected cpu or gpu or ane or all"),
     ],
 )
 def test_bench_of_what_cannot_be(edgevit, in_tmp, arguments, message):
@@ -267,8 +277,9 @@ def test_doctor_says_what_a_format_lacks(edgevit, monkeypatch):
 
 def test_ctrl_c_during_a_bench_keeps_what_was_measured(bundle, tmp_path):
     command = [sys.executable, "-m", "edgevit", "bench", str(bundle), "-f", "onnx"]
-    command += ["--seconds", "30", "-o", str(tmp_path)]
+    command += ["--seconds", "30", "--no-memory", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert "timing tiny.onnx" in process.stderr.readline()
     time.sleep(8)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -278,3 +289,29 @@ def test_ctrl_c_during_a_bench_keeps_what_was_measured(bundle, tmp_path):
     assert result.status == "stopped"
     assert result.statistics.n > 10
     assert "stopped early, after" in result.reason
+
+
+def test_suites_are_listed_without_measuring(edgevit, in_tmp):
+    outcome = edgevit("bench", "--list-suites")
+    assert outcome.code == 0
+    assert "sima-table3" in outcome.out
+    assert "1000 runs each" in outcome.out
+    assert "sima-n64-d256-h8-order_dd" in outcome.out
+    listed = {entry["name"]: entry for entry in edgevit("bench", "--list-suites", "--json").json}
+    assert len(listed["sima-table3"]["subjects"]) == 7
+    assert not (in_tmp / "results").exists()
+
+
+def test_a_sweep_of_blocks_in_one_order(edgevit, in_tmp):
+    outcome = edgevit(
+        *("bench", "--block", "sima", "--block", "softmax", "--heads", "2", "--order", "nn"),
+        *("--sweep", "n=16,32", "--sweep", "d=8", "-f", "onnx", "--runs", "10", "--no-memory"),
+        "--json",
+    )
+    assert outcome.code == 0, outcome.err
+    assert {r["subject"]["name"] for r in outcome.json} == {
+        "sima-n16-d8-h2-order_nn",
+        "softmax-n16-d8-h2",
+        "sima-n32-d8-h2-order_nn",
+        "softmax-n32-d8-h2",
+    }
