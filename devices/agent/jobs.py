@@ -106,9 +106,9 @@ class Job:
         return watch
 
     def _remember(self, subject: Subject) -> None:
+        subject.demand_memory()
         self._emit("progress", id=subject.id, stage="load")
         subject.prepare(self._pulse(subject.id))
-        subject.demand_memory()
         memory.forget_peak()
         baseline = memory.resident_bytes() or memory.peak_bytes()
         load_ns = subject.load()

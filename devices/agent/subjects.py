@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 
 import numpy as np
 
-from .backends import make_backend
+from .backends import BACKENDS, make_backend
 from .backends.base import APART, BESIDE
 from .clock import clock_ns
 from .errors import AgentError, Stopped, describe, optional, require
@@ -92,10 +92,11 @@ class Subject:
         Raises:
             AgentError: so it is.
         """
-        where = {BESIDE: "in a program of its own", APART: "on another device"}
-        if self._backend.where in where:
-            place = where[self._backend.where]
-            raise AgentError("unsupported", "{} runs {}".format(self._backend.name, place))
+        places = {BESIDE: "in a program of its own", APART: "on another device"}
+        name = self._spec["backend"]
+        place = places.get(BACKENDS[name].where) if name in BACKENDS else None
+        if place is not None:
+            raise AgentError("unsupported", "{} runs {}".format(name, place))
 
     def close(self) -> None:
         """Let go of what outlives this process."""

@@ -210,9 +210,10 @@ class Phone:
         session = getattr(self.device, "session", None)
         if session is not None:
             session.stop()
-            for name in os.listdir(str(session.working_directory)):
+            folder = str(session.working_directory)
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 if _is_uuid(name):
-                    remove(os.path.join(str(session.working_directory), name))
+                    remove(os.path.join(folder, name))
         remove(self._folder)
         self._loop.close()
 
