@@ -9,9 +9,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's own cache."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    """No test reads or writes the user's own cache and configuration."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+    # Nobody writes there: a test that configures something sets a folder of its own.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(base / "no-config"))
 
 
 @pytest.fixture
