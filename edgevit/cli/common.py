@@ -73,7 +73,7 @@ class CliProgress(Progress):
         with console.status(name) if console.is_terminal else contextlib.nullcontext():
             yield
         seconds = time.perf_counter() - start
-        console.print(f"  {name:<28} {seconds:6.1f} s", highlight=False, style="dim")
+        console.print(f"  {name:<28} {seconds:6.1f} s", highlight=False, style="dim", markup=False)
 
     def advance(self, name: str, done: float, total: float, detail: str = "") -> None:
         """A bar for each name on a terminal; elsewhere a line for each step."""

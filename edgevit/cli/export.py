@@ -132,8 +132,9 @@ def export(
 
 def _formats(formats: list[str] | None, device: str | None) -> list[str]:
     """The formats asked for, or the device's own, or ONNX."""
+    from devices.resolve import find_profile
     from edgevit.verbs.export import DEFAULT_FORMAT
-    from edgevit.verbs.targets import default_format, find_profile
+    from edgevit.verbs.targets import default_format
 
     if chosen := split_list(formats):
         return chosen

@@ -10,22 +10,22 @@ moment it is there, and a bench that was cut short goes on where it was; see
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devices.base import Device, Schedule, devices
+from devices.base import Device, Schedule
+from devices.resolve import find_device
 from edgevit.errors import DeviceError, OptionError, UsageError
 from edgevit.measure.results import Result, result_filename
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec
+from edgevit.verbs.crew import run_all
 from edgevit.verbs.journal import Journal, digest
 from edgevit.verbs.runs import DeviceRun, Settings, group_entries
 from edgevit.verbs.subjects import (
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-#: Seconds that devices have to end after Ctrl-C.
-GRACE_S = 20.0
 #: Options of an export that blocks have as well as models.
 BLOCK_OPTIONS = frozenset(
     {"activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "options"}
@@ -198,11 +196,6 @@ def _subjects(subjects: Sequence[BenchSubject], suite: Suite | None) -> list[Ben
     if not asked:
         raise UsageError("nothing to bench", hint="name models, bundles or blocks")
     return asked
-
-
-def find_device(name: str) -> Device:
-    """The device of that name."""
-    return devices.get(name)
 
 
 def _devices(device: str | Device | Sequence[str | Device]) -> list[Device]:
@@ -359,53 +352,12 @@ def _measure(
         if left:
             groups = group_entries(left)
             works.append(DeviceRun(device, groups, settings, ledger.report, progress))
-    _run_all(works)
+    run_all(works)
     for work in works:
         if work.error is not None and not isinstance(work.error, DeviceError):
             raise work.error
     if len(found) == 1 and works and works[0].error is not None and not works[0].reached:
         raise works[0].error
-
-
-def _run_all(works: Sequence[DeviceRun]) -> None:
-    """Run all in threads of their own; Ctrl-C ends them, and what they have is written."""
-    workers = [threading.Thread(target=work.run, daemon=True) for work in works]
-    for worker in workers:
-        worker.start()
-    try:
-        while any(worker.is_alive() for worker in workers):
-            _join(workers, 0.1)
-            if any(_is_fatal(work.error) for work in works):
-                break
-    except KeyboardInterrupt:
-        _end(works, workers)
-        raise
-    finally:
-        if any(worker.is_alive() for worker in workers):
-            _end(works, workers)
-
-
-def _end(works: Sequence[DeviceRun], workers: Sequence[threading.Thread]) -> None:
-    """Ask all to end, and leave those that do not."""
-    for work in works:
-        work.stop()
-    deadline = time.monotonic() + GRACE_S
-    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C waits no longer
-        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
-            _join(workers, 0.1)
-    for work in works:
-        work.abandon()
-    _join(workers, 5.0)
-
-
-def _join(workers: Sequence[threading.Thread], seconds: float) -> None:
-    for worker in workers:
-        worker.join(seconds)
-
-
-def _is_fatal(error: BaseException | None) -> bool:
-    """Whether it concerns more than its own device."""
-    return error is not None and not isinstance(error, DeviceError)
 
 
 def _command() -> str:

@@ -258,7 +258,19 @@ def _exported(
         return cached
     # The other formats are carried over, since the graph is the same.
     plan = replace(plan, formats={name: plan.formats[name] for name in missing})
-    return export_source(source, plan, folder, seed=seed, progress=progress)
+    with progress.stage(f"export {source.name} ({', '.join(missing)})"):
+        quiet = _NotesOnly(progress, source.name)
+        return export_source(source, plan, folder, seed=seed, progress=quiet)
+
+
+class _NotesOnly(Progress):
+    """Passes notes on, under the name of what they are about; a bench has many exports."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+
+    def note(self, message: str) -> None:
+        self._progress.note(f"{self._name}: {message}")
 
 
 def _cached(folder: Path) -> Bundle | None:

@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from devices.profile import DeviceProfile, RuntimeProfile, load_profile
+from devices.profile import DeviceProfile, RuntimeProfile
+from devices.resolve import find_profile
 from edgevit.bundle import Bundle
 from edgevit.errors import OptionError, UsageError
 
@@ -27,15 +28,6 @@ __all__ = [
 Options = Mapping[str, Mapping[str, Any]]
 #: Facts of a file that a runtime limits: what they are called, and the runtime's limit.
 LIMITS = {"opset": ("opset", "max_opset"), "ir_version": ("IR version", "max_ir")}
-
-
-def find_profile(name: str) -> DeviceProfile:
-    """The profile of that name, or of the configured host of that name.
-
-    Raises:
-        UnknownNameError: there is neither.
-    """
-    return load_profile(name)
 
 
 def default_format(profile: DeviceProfile) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from bench_kit import QUICK, Board, Listener, limited, modes
@@ -20,13 +21,13 @@ from edgevit.verbs import runs
 from edgevit.verbs.bench import bench
 
 pytest.importorskip("onnxruntime")
-SMALL, SLOW = BlockSpec("softmax", 16, 8, 2), BlockSpec("softmax", 512, 64, 8)
+SMALL, SLOW = BlockSpec("softmax", 16, 8, 2), BlockSpec("softmax", 1024, 64, 8)
 OTHER = BlockSpec("sima", 16, 8, 2)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """Three blocks as ONNX: two quick ones and one that takes about ten milliseconds."""
+    """Three blocks as ONNX: two quick ones and one that takes tens of milliseconds."""
     from edgevit.verbs.export import export
 
     folder = tmp_path_factory.mktemp("exports")
@@ -159,22 +160,30 @@ def test_what_was_finished_when_the_agent_was_killed_is_kept(bundles, tmp_path):
     assert [block.ns for block in quick.samples_ns] == taken
     assert "ended before the conditions" in quick.warnings[0]
     assert modes(board) == [
-        ("time", ("softmax-n16-d8-h2.onnx", "softmax-n512-d64-h8.onnx")),
-        ("time", ("softmax-n512-d64-h8.onnx",)),
+        ("time", ("softmax-n16-d8-h2.onnx", "softmax-n1024-d64-h8.onnx")),
+        ("time", ("softmax-n1024-d64-h8.onnx",)),
     ]
     assert slow.statistics.n >= QUICK.min_runs
     assert slow.warnings == ()
 
 
+#: Run by the agent's interpreter at its start: opening one file is the end.
+DEADLY = """
+import os, signal, sys
+
+def watch(event, arguments):
+    if event == "open" and "sima" in str(arguments[0]) and str(arguments[0]).endswith(".onnx"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+"""
+
+
 def test_a_file_that_kills_the_agent_fails_alone(bundles, tmp_path):
     """Killed while it loads one file: that one has failed, and is not tried again."""
-
-    def kill(session, job, event):
-        if event["event"] == "progress" and event["id"].startswith("sima"):
-            session.kill()
-
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
     for memory, jobs in ((False, 2), (True, 4)):
-        board = Board("a", tmp_path, happens=kill)
+        board = Board("a", tmp_path, PYTHONPATH=str(tmp_path))
         out = tmp_path / f"out-{memory}"
         results = measure(bundles, board, out, memory=memory)
         assert [r.status in GOOD for r in results] == [True, False, True]
@@ -191,7 +200,9 @@ def test_an_unexplained_death_in_the_rounds_is_looked_into_one_by_one(bundles, t
             session.kill()
 
     board, listener = Board("a", tmp_path, happens=kill), Listener()
-    results = measure(bundles, board, tmp_path / "out", progress=listener)
+    # Long enough for the agent to be in its rounds still when the signal comes.
+    schedule = replace(QUICK, min_seconds=1.5)
+    results = measure(bundles, board, tmp_path / "out", progress=listener, schedule=schedule)
     assert [r.status in GOOD for r in results] == [True, False, True]
     assert "SIGKILL" in results[1].reason
     assert [len(files) for _, files in modes(board)] == [3, 1, 1, 1]
@@ -381,8 +392,6 @@ def test_a_bundle_that_the_board_cannot_load_is_refused_before_it_is_reached(bun
 
 
 def test_the_boards_threads_are_the_default(bundles, tmp_path):
-    from dataclasses import replace
-
     board = Board("two", tmp_path, profile=replace(limited("two"), default_threads=2))
     assert [r.subject.threads for r in measure(bundles[:1], board, None)] == [2]
 
