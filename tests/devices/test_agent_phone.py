@@ -179,10 +179,14 @@ def test_developer_mode_off(
 
 
 @pytest.mark.slow
-def test_a_locked_phone(open_session: OpenSession, subject: Subject, mac: dict[str, str]) -> None:
+def test_a_locked_phone(
+    open_session: OpenSession, subject: Subject, mac: dict[str, str], phone: Path
+) -> None:
     kind, message = failing(open_session, subject, mac | {"STANDIN_LOCKED": "1"})
     assert kind == "phone"
     assert message.startswith("the phone is locked: unlock it and keep it so")
+    attempts = [line for line in commands_of(phone) if "device copy" in line]
+    assert len(attempts) < 5, "nobody waits for an app that is gone"
 
 
 @pytest.mark.slow

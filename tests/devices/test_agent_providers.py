@@ -63,7 +63,9 @@ def gpu(tmp_path: Path) -> dict[str, str]:
         ("cpu", [ort.CPU]),
         ("cuda", [ort.CUDA, ort.CPU]),
         ("tensorrt", [ort.TENSORRT, ort.CUDA, ort.CPU]),
-        (["cuda"], [ort.CUDA]),
+        (["cuda"], [ort.CUDA, ort.CPU]),
+        (["cuda", "tensorrt"], [ort.CUDA, ort.CPU, ort.TENSORRT]),
+        ([ort.CUDA], [ort.CUDA]),
         (["XnnpackExecutionProvider", "cpu"], ["XnnpackExecutionProvider", ort.CPU]),
     ],
 )

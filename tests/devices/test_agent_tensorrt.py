@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from devices_kit import QUICK, make_dense, make_subject, named, only, run, write_onnx
+from test_agent_floor import environment_of
 
 from devices.agent.backends import trtexec
 from devices.base import Job, Schedule, Subject
@@ -116,6 +117,18 @@ def test_a_batch_is_given_where_the_file_leaves_it_open(
     assert builds == ([True] if dynamic else [True, False])
 
 
+@pytest.mark.slow
+def test_the_oldest_python_drives_it_too(
+    open_session: OpenSession, engine: Subject, board: dict[str, str]
+) -> None:
+    session = open_session(board, python=environment_of("3.6"))
+    events = run(session, Job("time", (engine,), schedule=SCHEDULE))
+    assert not named(events, "error")
+    assert only(events, "facts")["python"]["version"].startswith("3.6.")
+    assert only(events, "checked")["ok"]
+    assert sum(len(block["ns"]) for block in named(events, "samples")) == 20
+
+
 def test_wrong_outputs_are_never_timed(
     open_session: OpenSession, engine: Subject, board: dict[str, str]
 ) -> None:
@@ -170,6 +183,9 @@ def test_a_long_build_ends_when_it_is_told_to(
     assert events[-1] == {"event": "done", "stopped": True}
     assert not named(events, "error")
     wait_for(lambda: not builders(tmp_path))
+    cache = tmp_path / "cache" / "edgevit"
+    left = [*(cache / "trtexec").iterdir(), *(cache / "engines").iterdir()]
+    assert not left, "it ended by itself, and tidied up"
 
 
 def test_a_build_does_not_outlive_a_killed_agent(

@@ -220,7 +220,8 @@ def asked_providers(wanted: Any) -> List[str]:
     if not named or not wanted:
         problem = "providers must be {}, or a list of ONNX Runtime's own names, got {!r}"
         raise AgentError("protocol", problem.format(" or ".join(PROVIDERS), wanted))
-    return [name for short in wanted for name in PROVIDERS.get(short, [short])[:1]]
+    names = [name for word in wanted for name in PROVIDERS.get(word, [word])]
+    return sorted(set(names), key=names.index)
 
 
 def ops_by_provider(profile: Sequence[Dict[str, Any]]) -> Dict[str, int]:
