@@ -98,7 +98,10 @@ class CliProgress(Progress):
                 TaskProgressColumn(),
                 TextColumn("{task.fields[detail]}", style="dim", markup=False),
             )
-            self._bars = Bars(*columns, console=error_console(), transient=True)
+            # Drawing seldom: what is measured may be measured on this very machine.
+            self._bars = Bars(
+                *columns, console=error_console(), transient=True, refresh_per_second=2
+            )
             self._bars.start()
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)
