@@ -44,7 +44,6 @@ WORD = re.compile(r"[^\s\-][^\s]*")
 PATH = re.compile(r"[^\s\-][^\n\0]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PRIVATE = 0o600
-OPTIONAL = ("user", "attached")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Host:
         identity: path of a private key.
         python: interpreter that runs the agent there; None takes the one that
             ``edgevit devices setup`` installed, else ``python3``.
-        attached: identifier of an iPhone attached to that Mac, where models run then.
+        attached: identifier or name of an iPhone attached to that Mac, where models run then.
         emulated: a stand-in; its results carry the word, and no table shows its times.
         environment: variables for the agent.
 
@@ -83,13 +82,13 @@ class Host:
         _expect(_matches(NAME, self.name), "name",
                 "letters, digits, dots, dashes and underscores, a letter or digit first",
                 self.name)  # fmt: skip
-        for name in ("profile", "address", "user", "attached"):
+        for name in ("profile", "address", "user"):
             value = getattr(self, name)
-            holds = _matches(WORD, value) or (value is None and name in OPTIONAL)
+            holds = _matches(WORD, value) or (value is None and name == "user")
             _expect(holds, name, "a word without white space, not beginning with a dash", value)
-        for name in ("identity", "python"):
+        for name, what in (("identity", "a path"), ("python", "a path"), ("attached", "a name")):
             value = getattr(self, name)
-            _expect(value is None or _matches(PATH, value), name, "a path", value)
+            _expect(value is None or _matches(PATH, value), name, what, value)
         _expect(self.port is None or _is_port(self.port), "port", "1 to 65535", self.port)
         _expect(isinstance(self.emulated, bool), "emulated", "true or false", self.emulated)
         _expect(_is_environment(self.environment), "environment", "a table of strings",

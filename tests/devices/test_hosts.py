@@ -116,7 +116,7 @@ def test_a_name_that_means_something_else_is_refused(name: str) -> None:
         ("identity", ""),
         ("identity", "a\nb"),
         ("python", "-c"),
-        ("attached", "a b"),
+        ("attached", "-x"),
         ("emulated", "yes"),
         ("environment", {"A B": "c"}),
         ("environment", {"A": 1}),
