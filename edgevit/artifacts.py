@@ -65,7 +65,8 @@ class Expected:
 
     Args:
         exact: the program's outputs.
-        half_weights: those of :func:`edgevit.capture.half_weights`; None if no file needs them.
+        half_weights: those of :func:`edgevit.capture.half_weights`, with that rounded what the
+            file rounds; None for a file of full precision.
     """
 
     exact: Arrays
@@ -172,5 +173,5 @@ def _verify_format(bundle: Bundle, name: str) -> list[Verification]:
         arrays = bundle.golden_arrays(kind)
         return [np.repeat(arrays[n], batch, axis=1) for n in names] if arrays else None
 
-    want = Expected(expected("output") or [], expected("half_weights"))
+    want = Expected(expected("output") or [], expected(f"half_weights_{name}"))
     return verify_artifact(exporter, artifact, bundle.path, samples, want)

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,8 +134,8 @@ class Bundle:
         """Golden arrays of a kind by name; empty if the bundle has none of it.
 
         Args:
-            kind: ``"input"``, ``"output"``, or ``"half_weights"``, the outputs of the program with
-                its weights rounded to fp16, where a file has such weights.
+            kind: ``"input"``, ``"output"``, or ``"half_weights_<format>"``, the outputs of the
+                program with that rounded to fp16 what the format's file rounds.
         """
         with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
             names = [name for name in arrays.files if name.startswith(f"{kind}.")]
@@ -176,13 +176,30 @@ def save_golden(
     folder: Path,
     inputs: Mapping[str, NDArray[Any]],
     outputs: Mapping[str, NDArray[Any]],
-    half_weights: Mapping[str, NDArray[Any]] | None = None,
+    half_weights: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
 ) -> None:
     """Write ``golden.npz``: arrays ``<kind>.<name>``, samples first; see ``golden_arrays``."""
     arrays = {f"input.{n}": a for n, a in inputs.items()}
     arrays |= {f"output.{n}": a for n, a in outputs.items()}
-    arrays |= {f"half_weights.{n}": a for n, a in (half_weights or {}).items()}
+    for name, rounded in (half_weights or {}).items():
+        arrays |= {f"half_weights_{name}.{n}": a for n, a in rounded.items()}
     np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
+
+
+def carry_golden(old: Bundle, folder: Path, formats: Sequence[str]) -> None:
+    """Add what an earlier bundle of the same graph has of outputs with rounded weights.
+
+    Args:
+        old: the earlier bundle.
+        folder: of the new one, with its golden arrays.
+        formats: whose files are taken over.
+    """
+    kinds = {f"half_weights_{name}" for name in formats}
+    with np.load(old.path / GOLDEN) as before, np.load(folder / GOLDEN) as now:
+        carried = {n: before[n] for n in before.files if n.partition(".")[0] in kinds}
+        arrays = {n: now[n] for n in now.files} | carried
+    if carried:
+        np.savez_compressed(folder / GOLDEN, **arrays)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -78,21 +78,30 @@ class Program:
         return digest.hexdigest()
 
 
-def half_weights(program: Program) -> fx.GraphModule:
+def half_weights(
+    program: Program, *, kept: Collection[str] = (), kept_factors: Collection[float] = ()
+) -> fx.GraphModule:
     """The program with its weights and constant factors rounded to fp16, to be run in fp32.
 
     A file that stores its weights in half precision, executed in fp32, has to agree with this much
     closer than with the program itself.
+
+    Args:
+        program: stays as it is.
+        kept: names of parameters and buffers that are not rounded.
+        kept_factors: numbers that are not.
     """
     with warnings.catch_warnings():  # torch's own graph code is not up to date with itself
         warnings.simplefilter("ignore", FutureWarning)
         module = copy.deepcopy(program.graph_module())  # which shares its weights with the program
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and name not in kept:
             tensor.data = tensor.data.half().to(tensor.dtype)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in FACTORS:
-            node.args = tuple(_half(a) if isinstance(a, float) else a for a in node.args)
+            node.args = tuple(
+                _half(a) if isinstance(a, float) and a not in kept_factors else a for a in node.args
+            )
     module.recompile()
     return module
 

@@ -51,7 +51,9 @@ class Artifact:
         inputs: names and shapes as the file takes them, in the program's order.
         outputs: the same of what it gives.
         layouts: per image-like input its layout in the file (``"NCHW"`` or ``"NHWC"``).
-        facts: what the file says of itself (opset, IR version, target, ...) and the options used.
+        facts: what the file says of itself (opset, IR version, target, ...) and the options used;
+            under ``kept_fp32`` what a file of half precision keeps in fp32: ``ops`` by type, and
+            the program's ``tensors`` and ``factors`` that are not rounded.
         versions: of the tools that wrote it.
         warnings: what the user should know.
     """

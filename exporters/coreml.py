@@ -27,14 +27,16 @@ from exporters.quiet import quiet
 
 if TYPE_CHECKING:
     from edgevit.capture import Program
-    from exporters.mil import Extreme, Interpreter, MilOp, MilProgram, MilType
+    from exporters.mil import Interpreter, MilProgram, MilType
 
 __all__ = ["CoreMLExporter", "CoreMLOptions"]
 
 TARGETS = ("ios15", "ios16", "ios17", "ios18")
 PRECISIONS = ("fp16", "fp32")
-#: Largest number of fp16, and the share of it at which the user is warned.
-FP16_LARGEST, NEAR = 65504.0, 0.25
+#: ``keep_fp32`` that keeps what overflows, and nothing else.
+AUTO = "auto"
+#: How often a package is converted anew because it overflows where it did not show before.
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class CoreMLOptions(ExporterOptions):
         target: the oldest system that has to run it, ``"ios15"`` to ``"ios18"``.
         precision: ``"fp16"``, which the Neural Engine needs, or ``"fp32"``.
         keep_fp32: types of Core ML ops that stay in fp32 in an fp16 file, such as ``layer_norm``;
-            a tuple, or text with commas.
+            a tuple, or text with commas. ``"auto"`` keeps the types that overflow when the
+            reference interpreter runs the file on noise and on a white picture, ``""`` none.
 
     Raises:
         OptionError: an option has a value it cannot have.
@@ -53,12 +56,14 @@ class CoreMLOptions(ExporterOptions):
 
     target: str = "ios16"
     precision: str = "fp16"
-    keep_fp32: str | tuple[str, ...] = ()
+    keep_fp32: str | tuple[str, ...] = AUTO
 
     def __post_init__(self) -> None:
         for name, known in (("target", TARGETS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise OptionError(name, expected=" or ".join(known), got=getattr(self, name))
+        if self.keep_fp32 == AUTO:
+            return
         kept = self.keep_fp32.split(",") if isinstance(self.keep_fp32, str) else self.keep_fp32
         object.__setattr__(self, "keep_fp32", tuple(k.strip() for k in kept if k.strip()))
         if self.keep_fp32 and self.precision == "fp32":
@@ -98,12 +103,7 @@ class CoreMLExporter:
                 got=True,
                 hint="export without dynamic batch, once for each batch size",
             )
-        from exporters.mil.convert import convert, save
-
-        half = options.precision == "fp16"
-        model = convert(program, target=options.target, half=half, keep_fp32=options.keep_fp32)
-        save(model, folder / self.file)
-        facts, warnings = _read_back(folder / self.file, program.inputs, options)
+        facts, warnings = _write(program, folder / self.file, options)
         return Artifact(
             format=self.name,
             file=self.file,
@@ -154,13 +154,15 @@ class Reference:
         """
         import torch
 
+        from exporters.coreml_range import kinds, told
+
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
         outputs = [np.ascontiguousarray(out.numpy()) for out in self.interpreter(tensors)]
         over = self.interpreter.overflows
         if over and not all(np.isfinite(out).all() for out in outputs):
             raise VerificationError(
-                f"the outputs are not finite: {_overflow(over)}",
-                hint=f"export with keep_fp32={_kinds(over)}, or with precision=fp32",
+                f"the outputs are not finite: {told(over)}",
+                hint=f"export with keep_fp32={kinds(over)}, or with precision=fp32",
             )
         return outputs
 
@@ -227,24 +229,49 @@ def _listed(border: Sequence[tuple[Any, ...]]) -> str:
     return ", ".join(f"{name} {shape} {dtype}" for name, shape, dtype in border) or "none"
 
 
-def _read_back(
-    path: Path, inputs: Sequence[TensorSpec], options: CoreMLOptions
+def _write(
+    program: Program, path: Path, options: CoreMLOptions
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the written package says of itself, and what the user should know."""
-    from exporters.mil import read_package
+    """Write the package; what it says of itself, and what the user should know."""
+    from exporters.coreml_range import find_range, told
+    from exporters.mil.islands import BORDER, find_islands
 
+    kept = () if isinstance(options.keep_fp32, str) else options.keep_fp32
     facts: dict[str, Any] = {"target": options.target, "options": asdict(options)}
+    reasons: list[str] = []
+    while True:
+        try:
+            package = _convert(program, path, options, kept)
+            facts |= _facts(package, path)
+            if options.precision == "fp32":
+                return facts, ()
+            found = find_range(package, program.inputs)
+        except CannotVerifyError as reason:
+            return facts, (*reasons, f"the range of its values was not checked: {reason}")
+        more = {op.type for op in found.overflows} - {*kept, *BORDER}
+        if options.keep_fp32 != AUTO or not more or len(reasons) == ROUNDS:
+            break
+        reasons.append(f"{told(found.overflows)}: {', '.join(sorted(more))} stays in fp32")
+        kept = (*kept, *sorted(more))
+    facts["largest"] = [extreme.to_json() for extreme in found.largest]
+    if (islands := find_islands(program, package)).ops:
+        facts["kept_fp32"] = islands.to_json()
+    return facts, (*reasons, *([found.warning] if found.warning else []))
+
+
+def _convert(
+    program: Program, path: Path, options: CoreMLOptions, kept: Sequence[str]
+) -> MilProgram:
+    """The package, written and read back."""
+    from exporters.mil import read_package
+    from exporters.mil.convert import convert, save
+
+    half = options.precision == "fp16"
+    save(convert(program, target=options.target, half=half, keep_fp32=kept), path)
     try:
-        program = read_package(path)
-        facts |= _facts(program, path)
-        if options.precision == "fp32":
-            return facts, ()
-        largest, warnings = _range(program, inputs)
+        return read_package(path)
     except BundleError as error:
         raise ConversionError(f"coremltools wrote a damaged package: {error}") from error
-    except CannotVerifyError as reason:
-        return facts, (f"the range of its values was not checked: {reason}",)
-    return facts | {"largest": [extreme.to_json() for extreme in largest]}, warnings
 
 
 def _facts(program: MilProgram, path: Path) -> dict[str, Any]:
@@ -254,34 +281,3 @@ def _facts(program: MilProgram, path: Path) -> dict[str, Any]:
         "ops": dict(sorted(Counter(op.type for op in program.ops).items())),
         "weights_bytes": weights.stat().st_size if weights.exists() else 0,
     }
-
-
-def _range(
-    program: MilProgram, inputs: Sequence[TensorSpec]
-) -> tuple[tuple[Extreme, ...], tuple[str, ...]]:
-    """The largest values of an fp16 file on seeded noise, and where they are too large for it."""
-    import torch
-
-    from exporters.mil import Interpreter
-
-    generator = torch.Generator().manual_seed(0)
-    interpreter = Interpreter(program, half=True)
-    interpreter([torch.randn(spec.shape, generator=generator) for spec in inputs])
-    largest = interpreter.extremes[:5]
-    if over := interpreter.overflows:
-        return largest, (f"{_overflow(over)}; keep_fp32={_kinds(over)} keeps such ops in fp32",)
-    if largest and largest[0].largest > NEAR * FP16_LARGEST:
-        first = largest[0]
-        return largest, (
-            f"{first.type} {first.op} reaches {first.largest:.0f}, near fp16's {FP16_LARGEST:.0f}",
-        )
-    return largest, ()
-
-
-def _overflow(ops: Sequence[MilOp]) -> str:
-    more = f" and {len(ops) - 1} more" if len(ops) > 1 else ""
-    return f"fp16 overflows in {ops[0].type} {ops[0].name}{more}"
-
-
-def _kinds(ops: Sequence[MilOp]) -> str:
-    return ",".join(sorted({op.type for op in ops}))

@@ -36,6 +36,7 @@ from edgevit.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     Bundle,
+    carry_golden,
     hash_file,
     save_golden,
     write_bundle,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
     from edgevit.capture import Program
     from edgevit.passes import PassReport
+    from edgevit.tensorspec import TensorSpec
 
 __all__ = ["export", "export_source"]
 
@@ -320,12 +322,15 @@ class _Export:
         samples, described = self._samples()
         program, passes = self._program(samples)
         with self._stage("expected outputs"):
-            want = self._expected(program, samples)
-        sensitivity = self._sensitivity(program, want.exact)
-        artifacts = {
-            name: self._artifact(exporter, options, program, folder, samples, want)
-            for name, (exporter, options) in self.plan.formats.items()
-        }
+            want = _run_program(program, samples)
+        sensitivity = self._sensitivity(program, want)
+        artifacts, halves = {}, {}
+        for name, (exporter, options) in self.plan.formats.items():
+            artifacts[name], half = self._artifact(
+                exporter, options, program, folder, samples, want
+            )
+            if half is not None:
+                halves[name] = self._golden(program.outputs, half)
         # Golden tensors are single items of the batch, so that they fit any batch on the device.
         save_golden(
             folder,
@@ -333,11 +338,8 @@ class _Export:
                 spec.name: np.stack([arrays[i][:1] for arrays in samples])
                 for i, spec in enumerate(program.inputs)
             },
-            *(
-                {spec.name: a[:, :1] for spec, a in zip(program.outputs, arrays, strict=True)}
-                for arrays in (want.exact, want.half_weights)
-                if arrays is not None
-            ),
+            self._golden(program.outputs, want),
+            halves,
         )
         return {
             "schema_version": SCHEMA_VERSION,
@@ -414,14 +416,9 @@ class _Export:
             "program_checks": [c for c in checks if c is not None],
         }
 
-    def _expected(self, program: Program, samples: Sequence[Arrays]) -> Expected:
-        """The program's outputs; with rounded weights too, if any file will have such weights."""
-        from edgevit.capture import half_weights
-
-        exact = _run_program(program, samples)
-        if all(getattr(o, "precision", "fp32") != "fp16" for _, o in self.plan.formats.values()):
-            return Expected(exact)
-        return Expected(exact, _run_module(half_weights(program), samples))
+    @staticmethod
+    def _golden(outputs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, NDArray[Any]]:
+        return {spec.name: a[:, :1] for spec, a in zip(outputs, arrays, strict=True)}
 
     def _sensitivity(self, program: Program, want: Arrays) -> list[dict[str, Any]]:
         """How much the outputs depend on the inputs; if hardly, agreement proves little."""
@@ -490,15 +487,17 @@ class _Export:
         program: Program,
         folder: Path,
         samples: Sequence[Arrays],
-        want: Expected,
-    ) -> dict[str, Any]:
+        want: Arrays,
+    ) -> tuple[dict[str, Any], Arrays | None]:
+        """The manifest's entry; for a file of half precision the outputs with its weights too."""
         with self._stage(f"write {exporter.name}"):
             artifact = exporter.export(program, folder, options)
         for warning in artifact.warnings:  # before the check: they may say why it will fail
             self.progress.note(f"{exporter.name}: {warning}")
         with self._stage(f"verify {exporter.name}"):
-            results = self._verify(exporter, artifact, folder, samples, want)
-        return artifact_json(artifact) | {"verification": summarize(results)}
+            half = _run_rounded(program, artifact, samples)
+            results = self._verify(exporter, artifact, folder, samples, Expected(want, half))
+        return artifact_json(artifact) | {"verification": summarize(results)}, half
 
     def _verify(
         self,
@@ -562,6 +561,19 @@ def _run_program(program: Program, samples: Sequence[Arrays]) -> Arrays:
     return stack_runs(
         [[o.numpy() for o in program(*map(torch.from_numpy, run))] for run in samples]
     )
+
+
+def _run_rounded(program: Program, artifact: Artifact, samples: Sequence[Arrays]) -> Arrays | None:
+    """The program's outputs with what the file rounds rounded alike; None if it is all fp32."""
+    from edgevit.capture import half_weights
+
+    if artifact.precision != "fp16":
+        return None
+    kept = artifact.facts.get("kept_fp32", {})
+    rounded = half_weights(
+        program, kept=kept.get("tensors", ()), kept_factors=kept.get("factors", ())
+    )
+    return _run_module(rounded, samples)
 
 
 def _run_module(module: nn.Module, samples: Sequence[Arrays]) -> Arrays:
@@ -629,4 +641,5 @@ def _carry_over(destination: Path, folder: Path, manifest: dict[str, Any]) -> li
         copier = shutil.copytree if origin.is_dir() else shutil.copy2
         copier(origin, folder / entry["file"])
         manifest["artifacts"][name] = entry
+    carry_golden(old, folder, kept)
     return kept

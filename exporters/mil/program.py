@@ -61,6 +61,7 @@ class MilProgram:
         constants: values that are fixed in the file; floats are widened to fp32.
         ops: the ops in the order of execution, without the constants.
         specification_version: of the file; 6 stands for iOS 15, 7 for iOS 16, and so on.
+        single: numbers of the constants that the file holds in fp32.
     """
 
     inputs: tuple[MilType, ...]
@@ -70,6 +71,7 @@ class MilProgram:
     constants: Mapping[int, Constant]
     ops: tuple[MilOp, ...]
     specification_version: int
+    single: frozenset[int] = frozenset()
 
 
 def read_package(path: Path) -> MilProgram:
@@ -163,13 +165,17 @@ class _Reader:
 
     def read(self, function: Any) -> MilProgram:
         constants: dict[int, Constant] = {}
+        single: set[int] = set()
         ops: list[MilOp] = []
         inputs = list(function.inputs.values())
         for op in function.operations:
             if op.blocks:
                 raise CannotVerifyError(f"the program has control flow ({op.op_type} {op.name})")
             if op.op_type == "const":
-                constants[self._number(op.outputs[0])] = _constant(op.outputs[0].val)
+                number, value = self._number(op.outputs[0]), op.outputs[0].val
+                constants[number] = _constant(value)
+                if np.asarray(value).dtype == np.float32:
+                    single.add(number)
             else:
                 ops.append(self._op(op))
         return MilProgram(
@@ -180,6 +186,7 @@ class _Reader:
             constants,
             tuple(ops),
             self.version,
+            frozenset(single),
         )
 
     def _op(self, op: Any) -> MilOp:

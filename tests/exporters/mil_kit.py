@@ -62,7 +62,10 @@ class Saved:
         """The package against its program, in every way to run it; outputs depend on inputs."""
         samples = self.inputs()
         want = _stacked([self.program(*inputs) for inputs in samples])
-        rounded = half_weights(self.program)
+        kept = self.artifact.facts.get("kept_fp32", {})
+        rounded = half_weights(
+            self.program, kept=kept.get("tensors", ()), kept_factors=kept.get("factors", ())
+        )
         with torch.inference_mode():
             want_rounded = _stacked([_several(rounded(*inputs)) for inputs in samples])
         try:

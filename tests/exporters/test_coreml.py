@@ -75,7 +75,8 @@ def test_an_option_with_an_impossible_value_is_refused(values):
 def test_ops_to_keep_in_fp32_can_be_text_with_commas():
     options = CoreMLOptions(keep_fp32="softmax, layer_norm")
     assert options.keep_fp32 == ("softmax", "layer_norm")
-    assert CoreMLOptions().keep_fp32 == ()
+    assert CoreMLOptions(keep_fp32="").keep_fp32 == ()
+    assert CoreMLOptions().keep_fp32 == "auto"
 
 
 def test_an_op_that_does_not_exist_cannot_be_kept_in_fp32(tmp_path):
@@ -120,7 +121,12 @@ def test_an_artifact_says_what_it_is(half, single):
     assert artifact.inputs == (IMAGE,)
     assert artifact.outputs == (TensorSpec("logits", (1, 10)),)
     assert artifact.layouts == {"image": "NCHW"}
-    assert artifact.facts["options"] == {"target": "ios16", "precision": "fp16", "keep_fp32": ()}
+    assert artifact.facts["options"] == {
+        "target": "ios16",
+        "precision": "fp16",
+        "keep_fp32": "auto",
+    }
+    assert "kept_fp32" not in artifact.facts
     assert artifact.facts["specification_version"] == 7
     assert artifact.facts["ops"]["softmax"] == 3
     assert artifact.warnings == ()
@@ -215,7 +221,7 @@ def loud(gain: float) -> Program:
 
 
 def test_an_overflow_is_told_with_the_layer_and_what_to_do(tmp_path):
-    saved = save(loud(2000), tmp_path / "loud")
+    saved = save(loud(2000), tmp_path / "loud", keep_fp32="")
     (warning,) = saved.artifact.warnings
     assert "layer_norm norm_layer_norm" in warning
     assert "keep_fp32=layer_norm" in warning
@@ -225,8 +231,61 @@ def test_an_overflow_is_told_with_the_layer_and_what_to_do(tmp_path):
     assert {result.status for result in kept.verify()} == {"reference"}
 
 
+def test_what_overflows_stays_in_fp32_by_itself_and_the_artifact_says_so(tmp_path):
+    program = captured(
+        Forward(
+            lambda m, x: m.after(m.norm(x * 2000.3)) + x,
+            norm=nn.LayerNorm(8),
+            after=nn.Linear(8, 8),
+        ),
+        (1, 6, 8),
+    )
+    for tensor in program.exported.state_dict.values():
+        nn.init.normal_(tensor)
+    saved = save(program, tmp_path)
+    (note,) = saved.artifact.warnings
+    assert "layer_norm norm_layer_norm" in note
+    assert "layer_norm stays in fp32" in note
+    assert saved.artifact.facts["kept_fp32"] == {
+        "ops": {"layer_norm": 1},
+        "tensors": ["norm.weight", "norm.bias"],
+        "factors": [],
+    }
+    exact, rounded = saved.verify()
+    assert exact.worst.relative < ROUNDING
+    assert rounded.status == "reference"
+
+
+def test_a_white_picture_finds_what_noise_does_not(tmp_path):
+    signs = torch.tensor([1.0, -1.0]).repeat(32)
+    module = Forward(
+        lambda m, x: m.norm(x.flatten(1).sum(1, keepdim=True) * signs), norm=nn.LayerNorm(64)
+    )
+    picture = capture(module, [TensorSpec("image", (1, 3, 8, 8), "image")])
+    plain = capture(module, [TensorSpec("x", (1, 3, 8, 8))])
+    kept = save(picture, tmp_path / "picture").artifact.facts.get("kept_fp32", {})
+    assert kept.get("ops") == {"layer_norm": 1}
+    assert "kept_fp32" not in save(plain, tmp_path / "plain").artifact.facts
+
+
+def test_a_factor_of_an_op_in_fp32_is_not_rounded(tmp_path):
+    program = captured(Forward(lambda _, x: (x * 0.1234567).exp() + 0.7654321), (1, 50))
+    saved = save(program, tmp_path, keep_fp32="mul")
+    assert saved.artifact.facts["kept_fp32"]["factors"] == [0.1234567]
+    assert saved.error() < ROUNDING
+
+
+def test_a_stream_too_large_for_fp16_names_full_precision(tmp_path):
+    program = captured(Forward(lambda _, x: (x * 300).square().square() * 1e-9), (1, 6))
+    saved = save(program, tmp_path)
+    *kept, left = saved.artifact.warnings
+    assert "mul stays in fp32" in kept[0]
+    assert "precision=fp32 keeps all" in left or saved.verify()[1].status == "reference"
+
+
 def test_outputs_that_are_not_finite_are_an_error_that_names_the_op(tmp_path):
-    saved = save(captured(Forward(lambda _, x: (x * 300).square().square()), (1, 6)), tmp_path)
+    program = captured(Forward(lambda _, x: (x * 300).square().square()), (1, 6))
+    saved = save(program, tmp_path, keep_fp32="")
     with pytest.raises(VerificationError, match="fp16 overflows in mul") as error:
         saved.verify()
     assert "keep_fp32" in str(error.value.hint)
