@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "Check and time models and attention blocks on a device.",
     "table": "Show results as a table, with where every number comes from.",
     "compare": "Tell what got faster or slower between two sets of results.",
+    "report": "Write results as one page of HTML, with plots, that works offline.",
     "doctor": "Show what is installed, and what each format and device lacks.",
 }
 
