@@ -5,7 +5,8 @@ file, ``agent-<hash>.pyz``, and this machine runs that very file too. One JSON l
 job; stdin then stays open, and its end, or a line ``{"command": "stop"}``, ends the agent. Events
 are JSON lines on stdout; everything that libraries print goes to stderr.
 
-    facts        machine, Python, runtimes with versions, clock; in mode "facts" also the conditions
+    facts        machine, Python, runtimes with versions, clock; emulated (why this is no real
+                 machine, if that can be seen, else null); in mode "facts" also the conditions
     progress     id, stage ("waiting", "load", "check", "warm-up"): what is about to happen, and
                  "working" now and then while it takes long
     loaded       id, load_ns, first_ns, runtime, settings, region (what a timed region holds)

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import os
 import platform
+import re
 import sys
 import time
 from typing import Any, Dict, List, Optional, Sequence
@@ -25,6 +26,15 @@ RUNTIMES = {
 #: TensorRT's own program, which is a runtime too.
 TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec")
 
+#: Where a board's name stands; the first is a link to the second, where it is kept up.
+DEVICE_TREES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
+
+#: Programs that run those of another processor, as their file names begin.
+EMULATORS = ("qemu-", "box64", "box86", "FEXInterpreter")
+
+#: Fields of /proc/cpuinfo that only one family of processors has.
+CPUINFO_FIELDS = {"vendor_id": "x86", "CPU implementer": "Arm"}
+
 
 def facts() -> Dict[str, Any]:
     """The facts event's fields; imports no runtime."""
@@ -32,6 +42,7 @@ def facts() -> Dict[str, Any]:
         "agent": {"version": AGENT_VERSION, "protocol": PROTOCOL},
         "pid": os.getpid(),
         "machine": machine(),
+        "emulated": emulation(),
         "os": operating_system(),
         "python": {
             "version": platform.python_version(),
@@ -47,8 +58,31 @@ def facts() -> Dict[str, Any]:
 
 def machine() -> Dict[str, Any]:
     """What kind of machine it is: the board's own name where it has one."""
-    model = system.read("/proc/device-tree/model") or system.run(["sysctl", "-n", "hw.model"])
+    names = (system.read(path) for path in DEVICE_TREES)
+    model = next(filter(None, names), None) or system.run(["sysctl", "-n", "hw.model"])
     return {"arch": platform.machine(), "hostname": platform.node(), "model": model}
+
+
+def emulation() -> Optional[str]:
+    """Why this is no real machine of its kind, so that no time taken here is one of it; else None.
+
+    An emulator of a whole machine need not be seen from inside; whoever sets one up has to say so.
+    """
+    # Emulators show a process what it expects under /proc/self, and forget its threads.
+    maps = system.read("/proc/thread-self/maps") or ""
+    paths = [system.link("/proc/thread-self/exe") or ""] + maps.splitlines()
+    for program in (path.split("/")[-1].replace(" (deleted)", "") for path in paths):
+        if program.startswith(EMULATORS):
+            return "this process runs in {}".format(program)
+    claimed, kind = _family(platform.machine()), _cpuinfo_family(system.read("/proc/cpuinfo") or "")
+    if claimed and kind and claimed != kind:
+        return "it calls itself {}, its CPU is {}".format(platform.machine(), kind)
+    model = system.key_values(system.read("/proc/cpuinfo"), ":").get("model name", "")
+    if "QEMU TCG" in model:
+        return "its CPU is {}".format(model)
+    if system.run(["sysctl", "-n", "sysctl.proc_translated"]) == "1":
+        return "Rosetta translates this process"
+    return None
 
 
 def operating_system() -> Dict[str, Any]:
@@ -107,6 +141,18 @@ def _version(distributions: Sequence[str]) -> Optional[str]:
             for entry in glob.glob(os.path.join(glob.escape(place or "."), name + "-*" + ending)):
                 return os.path.basename(entry)[len(name) + 1 : -len(ending)].split("-")[0]
     return None
+
+
+def _family(arch: str) -> Optional[str]:
+    """The family of processors that a system's word for its own belongs to."""
+    if re.match(r"(x86|amd64$|i[3-6]86$)", arch, re.IGNORECASE):
+        return "x86"
+    return "Arm" if re.match(r"(arm|aarch64)", arch, re.IGNORECASE) else None
+
+
+def _cpuinfo_family(cpuinfo: str) -> Optional[str]:
+    fields = system.key_values(cpuinfo, ":")
+    return next((kind for field, kind in CPUINFO_FIELDS.items() if field in fields), None)
 
 
 def _parts(cpuinfo: str) -> List[str]:

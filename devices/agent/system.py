@@ -27,6 +27,14 @@ def read(path: str) -> Optional[str]:
         return None
 
 
+def link(path: str) -> Optional[str]:
+    """Where a symbolic link leads; None if there is none."""
+    try:
+        return os.readlink(sysroot() + path)
+    except OSError:
+        return None
+
+
 def read_int(path: str) -> Optional[int]:
     """A file that holds one whole number; None if it does not."""
     text = read(path)

@@ -1,6 +1,6 @@
 """From the events of a device's agent to results, also where a run broke off half way.
 
-    facts        machine, os, python, runtimes, cpu, clock
+    facts        machine, os, python, runtimes, cpu, clock, emulated (why it is no real machine)
     conditions   when ("before", "after"), one entry a probe
     loaded       id, load_ns, first_ns, runtime, settings, region
     checked      id, ok, outputs, reason
@@ -24,6 +24,7 @@ from typing import Any, Literal
 from edgevit.measure.record import (
     Conditions,
     Context,
+    Device,
     Memory,
     Subject,
     Verification,
@@ -222,9 +223,8 @@ def _payload(event: Event) -> dict[str, Any]:
 
 def _result(name: str, run: _Run, job: Job) -> Result:
     track = run.tracks[name]
-    device = job.context.device
     result = Result(
-        context=replace(job.context, device=replace(device, facts=device.facts or run.facts)),
+        context=replace(job.context, device=_device(job.context.device, run.facts)),
         subject=_subject(job.subjects[name], track.loaded, run.facts),
         protocol=job.protocol,
         verification=replace(track.verification, tolerance=job.tolerances.get(name)),
@@ -240,6 +240,13 @@ def _result(name: str, run: _Run, job: Job) -> Result:
     status, reason = _status(result, track, run, job)
     warnings = tuple(dict.fromkeys([*result.warnings, *_remarks(result, status, run)]))
     return replace(result, status=status, reason=reason, warnings=warnings)
+
+
+def _device(device: Device, told: Mapping[str, Any]) -> Device:
+    """The device with its facts; emulated if anybody says so, the host's entry or the device."""
+    facts = device.facts or told
+    emulated = device.emulated or any(bool(f.get("emulated")) for f in (facts, told))
+    return replace(device, facts=facts, emulated=emulated)
 
 
 def _remarks(result: Result, status: Status, run: _Run) -> Iterator[str]:

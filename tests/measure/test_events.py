@@ -317,3 +317,30 @@ def test_fractions_of_a_nanosecond_are_rounded() -> None:
     told.insert(-1, {"event": "samples", "id": "a", "round": 10, "inner": 3, "ns": [4e7 + 2 / 3]})
     last = results(told)[0].samples_ns[-1]
     assert (last.inner, last.ns) == (3, (40_000_001,))
+
+
+@pytest.mark.parametrize("told", [{}, {"emulated": None}, {"emulated": ""}])
+def test_a_device_that_sees_no_emulator_is_real(told: Event) -> None:
+    run = [{"event": "facts", **FACTS, **told}, *without("facts")]
+    assert not any(result.context.device.emulated for result in results(run))
+
+
+def test_a_device_that_sees_that_it_is_emulated_says_so_in_every_result() -> None:
+    why = "this process runs in qemu-aarch64-static"
+    run = [{"event": "facts", **FACTS, "emulated": why}, *without("facts")]
+    for result in results(run):
+        assert result.context.device.emulated
+        assert result.context.device.facts["emulated"] == why
+
+
+def test_a_host_that_is_known_as_emulated_stays_so_whatever_its_agent_sees() -> None:
+    device = replace(JOB.context.device, emulated=True)
+    job = replace(JOB, context=replace(JOB.context, device=device))
+    assert all(result.context.device.emulated for result in results(events(), job))
+
+
+def test_facts_that_were_asked_before_do_not_hide_what_the_agent_sees() -> None:
+    device = replace(JOB.context.device, facts={"machine": {"arch": "aarch64"}})
+    job = replace(JOB, context=replace(JOB.context, device=device))
+    run = [{"event": "facts", **FACTS, "emulated": "its CPU is x86"}, *without("facts")]
+    assert all(result.context.device.emulated for result in results(run, job))
