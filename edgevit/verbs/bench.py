@@ -24,30 +24,21 @@ from devices.resolve import find_device
 from edgevit.errors import DeviceError, OptionError, UsageError
 from edgevit.measure.results import Result, result_filename
 from edgevit.progress import Progress
-from edgevit.source import BlockSpec
 from edgevit.verbs.crew import run_all
 from edgevit.verbs.journal import Journal, digest
+from edgevit.verbs.needs import Needs
 from edgevit.verbs.runs import DeviceRun, Settings, group_entries
 from edgevit.verbs.subjects import (
     BenchSubject,
     Entry,
     entries_of,
-    is_bundle,
-    make_bundle,
-    makeable_formats,
 )
 from edgevit.verbs.suites import Suite, find_suite
-from edgevit.verbs.targets import default_format, fit_options
 
 if TYPE_CHECKING:
     from edgevit.bundle import Bundle
 
 __all__ = ["bench"]
-
-#: Options of an export that blocks have as well as models.
-BLOCK_OPTIONS = frozenset(
-    {"activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "options"}
-)
 
 
 def bench(
@@ -107,16 +98,19 @@ def bench(
     bar = progress or Progress()
     found = _devices(device)
     wanted = [formats] if isinstance(formats, str) else list(formats or [])
-    needs = _Needs(asked, wanted, batch, seed, bar, export_options, chosen is not None)
-    files = needs.files(found)
     settings = Settings(plan, seed, memory, _command(), chosen.name if chosen else None)
+    counts = {one.name: _counts(threads, one, bar) for one in found}
+    needs = Needs(asked, wanted, batch, seed, bar, export_options, chosen is not None)
+    files = needs.files(found)
     measurements = [
         measurement
         for one in found
         for measurement in _measurements(
-            one, files[one.name], _counts(threads, one, bar), batch, backends or {}, bar
+            one, files.made[one.name], counts[one.name], batch, backends or {}, bar
         )
     ]
+    if files.failed and not measurements:
+        raise files.failed[0].error
     folder = Path(output) if output is not None else None
     keys = [m.key(settings) for m in measurements]
     journal = Journal.open(folder, keys, fresh=fresh)
@@ -132,7 +126,12 @@ def bench(
             )
         _measure(found, measurements, settings, ledger, bar)
         journal.finish()
-    return [ledger.results[key] for key in keys if key in ledger.results]
+    unmade = [
+        failure.result(settings, threads, batch)
+        for failure in files.failed
+        for threads in counts[failure.device.name]
+    ]
+    return unmade + [ledger.results[key] for key in keys if key in ledger.results]
 
 
 @dataclass(frozen=True)
@@ -231,78 +230,6 @@ def _counts(threads: int | Sequence[int] | None, device: Device, progress: Progr
         if cores is not None and count > cores:
             progress.note(f"{device.name} has {cores} CPUs; {count} threads share them")
     return counts
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """The bundles that devices need of the subjects, each exported once."""
-
-    subjects: Sequence[BenchSubject]
-    wanted: Sequence[str]
-    batch: int
-    seed: int
-    progress: Progress
-    options: Mapping[str, Any]
-    of_suite: bool
-
-    def files(self, found: Sequence[Device]) -> dict[str, list[tuple[Bundle, list[str]]]]:
-        """By device, each subject's bundle and the formats of it to run; none named means all."""
-        chosen = {device.name: self._chosen(device) for device in found}
-        options = {
-            (device.name, index): self._options(subject, device, chosen[device.name])
-            for device in found
-            for index, subject in enumerate(self.subjects)
-        }
-        formats: dict[tuple[int, str], set[str]] = {}
-        for (name, index), own in options.items():
-            formats.setdefault((index, digest(own)), set()).update(chosen[name])
-        made: dict[tuple[int, str], Bundle] = {}
-        files: dict[str, list[tuple[Bundle, list[str]]]] = {}
-        for (name, index), own in options.items():
-            key, subject = (index, digest(own)), self.subjects[index]
-            if key not in made:
-                made[key] = self._make(subject, sorted(formats[key]), own)
-            exact = list(self.wanted) if is_bundle(subject) else chosen[name]
-            files.setdefault(name, []).append((made[key], exact))
-        return files
-
-    def _chosen(self, device: Device) -> list[str]:
-        """The formats that a device gets of what is exported."""
-        profile = device.profile
-        if self.wanted or all(map(is_bundle, self.subjects)):
-            return list(self.wanted)
-        if self.of_suite:
-            return [default_format(profile)]
-        return makeable_formats(profile.formats)
-
-    def _options(
-        self, subject: BenchSubject, device: Device, formats: Sequence[str]
-    ) -> dict[str, Any]:
-        """Options of an export that makes what the device can load."""
-        options = dict(self.options)
-        if isinstance(subject, BlockSpec) and not all(map(_is_block, self.subjects)):
-            # With models beside them the options of sources are those models'.
-            options = {k: v for k, v in options.items() if k in BLOCK_OPTIONS}
-        if is_bundle(subject):
-            return options
-        fitted = fit_options(device.profile, formats, options.get("options") or {})
-        return {**options, "options": fitted} if fitted else options
-
-    def _make(
-        self, subject: BenchSubject, formats: Sequence[str], options: Mapping[str, Any]
-    ) -> Bundle:
-        return make_bundle(
-            subject,
-            formats,
-            batch=self.batch,
-            seed=self.seed,
-            progress=self.progress,
-            options=options,
-        )
-
-
-def _is_block(subject: BenchSubject) -> bool:
-    return isinstance(subject, BlockSpec)
 
 
 def _measurements(

@@ -383,6 +383,58 @@ def test_nothing_is_exported_twice(tmp_path, exported, monkeypatch):
     assert exported[3:] == [(name, ["torch"], 1, None)]
 
 
+@pytest.fixture
+def refusing(monkeypatch):
+    """An ONNX exporter that gives up on SimA."""
+    from edgevit.errors import ConversionError
+    from exporters.onnx import OnnxExporter
+
+    real = OnnxExporter.export
+
+    def export(self, program, folder, options):
+        if any("abs" in str(node.target) for node in program.exported.graph.nodes):
+            raise ConversionError("ONNX: no way to write this")
+        return real(self, program, folder, options)
+
+    monkeypatch.setattr(OnnxExporter, "export", export)
+
+
+def test_what_cannot_be_exported_has_failed_and_the_rest_goes_on(tmp_path, refusing, monkeypatch):
+    from edgevit.report.table import build_table
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    listener = Listener()
+    results = measure(
+        [OTHER, SMALL], Board("a", tmp_path), tmp_path / "out", formats=["onnx", "torch"],
+        progress=listener,
+    )  # fmt: skip
+    assert {(r.subject.name, r.subject.format): r.status in GOOD for r in results} == {
+        ("sima-n16-d8-h2", "onnx"): False,
+        ("sima-n16-d8-h2", "torch"): True,
+        ("softmax-n16-d8-h2", "onnx"): True,
+        ("softmax-n16-d8-h2", "torch"): True,
+    }
+    failed = next(r for r in results if r.status == "failed")
+    assert failed.reason == "could not be exported: ONNX: no way to write this"
+    assert "sima-n16-d8-h2 (onnx) has failed: ONNX: no way to write this" in listener.notes
+    assert "failed: sima-n16-d8-h2" in " ".join(build_table(results, include="all").attrs["notes"])
+
+
+def test_if_nothing_can_be_exported_that_is_the_error(tmp_path, refusing, monkeypatch):
+    from edgevit.errors import ConversionError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ConversionError, match="no way to write this"):
+        measure([OTHER], Board("a", tmp_path), None, formats=["onnx"])
+
+
+def test_a_wrong_name_or_thread_count_is_found_before_any_export(tmp_path, exported):
+    for subjects, options in (([SMALL, "elevitt"], {}), ([SMALL], {"threads": 0})):
+        with pytest.raises(UsageError):
+            measure(subjects, Board("a", tmp_path), None, seed=77, **options)
+    assert exported == []
+
+
 def test_a_bundle_that_the_board_cannot_load_is_refused_before_it_is_reached(bundles, tmp_path):
     board = Board("old", tmp_path, profile=limited("old", max_opset=15))
     with pytest.raises(UsageError, match="has opset 17; the onnxruntime") as caught:
