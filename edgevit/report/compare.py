@@ -32,6 +32,7 @@ from edgevit.measure.ranks import rank_test, ratio_interval, smallest_p
 from edgevit.measure.results import Result
 from edgevit.measure.verdict import DRIFT_LIMIT
 from edgevit.report.pairs import Pairs, called, pair_up
+from edgevit.report.rows import is_broken
 
 __all__ = ["ALPHA", "METRICS", "Comparison", "Metric", "Row", "compare_results"]
 
@@ -255,7 +256,7 @@ def _judged(
     base: Result, head: Result, metric: Metric, threshold: float | None, fail_over: float | None
 ) -> Row:
     row = Row(NO_DIFFERENCE, base, head)
-    if _broken(base) or _broken(head):
+    if is_broken(base) or is_broken(head):
         return _of_broken(row, base, head)
     row = _with_figures(row, base, head, metric)
     if row.reason is not None:
@@ -305,9 +306,9 @@ def _with_test(row: Row, base: Result, head: Result) -> Row:
 
 
 def _of_broken(row: Row, base: Result, head: Result) -> Row:
-    if _broken(base) and _broken(head):
+    if is_broken(base) and is_broken(head):
         return replace(row, verdict=NEITHER, reason=_why(head))
-    if _broken(head):
+    if is_broken(head):
         return replace(row, verdict=STOPPED_WORKING, reason=_why(head))
     return replace(row, verdict=NOW_WORKS, reason=f"base: {_why(base)}")
 
@@ -315,16 +316,12 @@ def _of_broken(row: Row, base: Result, head: Result) -> Row:
 def _alone(verdict: str, metric: Metric, result: Result) -> Row:
     base, head = (result, None) if verdict == MISSING else (None, result)
     row = Row(verdict, base, head, reason=_why(result) if result.status != "ok" else None)
-    if _broken(result) or (result.context.device.emulated and not metric.emulated):
+    if is_broken(result) or (result.context.device.emulated and not metric.emulated):
         return row
     figure = metric.figure(result)
     if verdict == MISSING:
         return replace(row, base_figure=figure)
     return replace(row, head_figure=figure)
-
-
-def _broken(result: Result) -> bool:
-    return result.status in ("mismatch", "failed") or result.verification.status == "mismatch"
 
 
 def _why(result: Result) -> str:

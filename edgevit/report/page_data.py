@@ -16,19 +16,19 @@ from typing import Any
 from edgevit.measure.results import Result
 from edgevit.report.beside import published_rows
 from edgevit.report.columns import Column, pack
-from edgevit.report.rows import machine_of, measured_row, runtime_of
+from edgevit.report.rows import is_broken, machine_of, measured_row, runtime_of
 
-__all__ = ["DETAILS", "broken", "device_table", "page_tables"]
+__all__ = ["DETAILS", "device_table", "page_tables"]
 
 Row = dict[str, Any]
 SUBJECT = (
     Column("model", "model"),
     Column("input", "input", minor=True),
-    Column("format", "format"),
+    Column("format", "format", minor=True),
     Column("precision", "precision", minor=True),
-    Column("device", "device"),
-    Column("threads", "threads", "count"),
-    Column("batch", "batch", "count"),
+    Column("device", "device", minor=True),
+    Column("threads", "threads", "count", minor=True),
+    Column("batch", "batch", "count", minor=True),
 )
 COST = (
     Column("params_m", "params (M)", "number", 4, minor=True),
@@ -51,7 +51,6 @@ STARTING = (
 STATUS = Column("status", "status")
 CHECK = Column("verification", "verified", minor=True)
 REASON = Column("reason", "reason")
-MEASURED = (*SUBJECT, *MEDIAN, STATUS, *TIMES, *COST, *STARTING, CHECK)
 PUBLISHED = (
     Column("model", "model"),
     Column("published_metric", "metric"),
@@ -113,32 +112,27 @@ def page_tables(results: Sequence[Result], *, published: bool) -> dict[str, Any]
         groups[_group(result)].append(result)
     rows = {name: [_row(r) for r in group] for name, group in groups.items()}
     papers = _published(results) if published else []
-    tables = {
-        "measured": pack(rows["measured"], _telling(rows["measured"]), _extra(DETAILS)),
-        "emulated": pack(
-            rows["emulated"], (*SUBJECT, *COST, CHECK, STATUS, REASON), _extra(DETAILS)
-        ),
-        "broken": pack(rows["broken"], (*SUBJECT, CHECK, STATUS, REASON), _extra(DETAILS)),
-        "published": pack(papers, PUBLISHED),
-        "devices": device_table(results),
+    shown = {
+        "measured": (*MEDIAN, STATUS, *TIMES, *COST, *STARTING, CHECK),
+        "emulated": (STATUS, REASON, *COST, CHECK),
+        "broken": (STATUS, REASON, CHECK),
     }
+    tables = {
+        name: pack(rows[name], [*_telling(rows[name]), *columns], _extra(DETAILS))
+        for name, columns in shown.items()
+    }
+    tables |= {"published": pack(papers, PUBLISHED), "devices": device_table(results)}
     return {name: table for name, table in tables.items() if table["size"]}
 
 
-def broken(result: Result) -> bool:
-    """It failed or computes something else: it has no times at all."""
-    return result.status in ("mismatch", "failed") or result.verification.status == "mismatch"
-
-
-def _telling(rows: Sequence[Row]) -> Sequence[Column]:
-    """The columns of what was measured: those that tell rows apart go with the model's name."""
+def _telling(rows: Sequence[Row]) -> list[Column]:
+    """A subject's columns: those that tell rows apart go with its name where there is no room."""
     telling = [c.key for c in SUBJECT[1:] if len({row[c.key] for row in rows}) > 1]
-    names = [replace(c, minor=True, beneath=c.key in telling) for c in SUBJECT[1:]]
-    return [MEASURED[0], *names, *MEASURED[len(SUBJECT) :]]
+    return [SUBJECT[0], *(replace(c, beneath=c.key in telling) for c in SUBJECT[1:])]
 
 
 def _group(result: Result) -> str:
-    if broken(result):
+    if is_broken(result):
         return "broken"
     return "emulated" if result.context.device.emulated else "measured"
 
@@ -150,12 +144,13 @@ def _extra(details: Iterable[str]) -> tuple[str, ...]:
 def _row(result: Result) -> Row:
     """A result's row with its circumstances."""
     statistics = result.statistics
-    timed = statistics is not None and not broken(result) and not result.context.device.emulated
+    timed = statistics is not None and not is_broken(result) and not result.context.device.emulated
     level = statistics.interval_level if timed and statistics else None
     return {
         **measured_row(result),
         **_block(result),
         "input": _inputs(result),
+        "device": _called(result),
         "unsteady": int(result.status in ("unstable", "stopped")),
         "interval_level": None if level is None else f"{100 * level:.1f} %",
         "notes": ("; ".join(statistics.notes) or None) if timed and statistics else None,
@@ -169,6 +164,11 @@ def _row(result: Result) -> Row:
         "protocol": _words(result.protocol),
         "seed": result.context.seed,
     }
+
+
+def _called(result: Result) -> str:
+    device = result.context.device
+    return f"{device.name} (emulated)" if device.emulated else device.name
 
 
 def _inputs(result: Result) -> str:
@@ -250,7 +250,7 @@ def _device(results: Sequence[Result]) -> Row:
     device, cpu = first.context.device, first.context.device.facts.get("cpu")
     dates = sorted(r.context.created[:10] for r in results)
     return {
-        "device": f"{device.name} (emulated)" if device.emulated else device.name,
+        "device": _called(first),
         "profile": device.profile,
         **machine_of(first),
         "cpus": cpu.get("count") if isinstance(cpu, Mapping) else None,

@@ -7,7 +7,15 @@ from typing import Any
 
 from edgevit.measure.results import Result
 
-__all__ = ["COLUMNS", "INTEGERS", "NUMBERS", "machine_of", "measured_row", "runtime_of"]
+__all__ = [
+    "COLUMNS",
+    "INTEGERS",
+    "NUMBERS",
+    "is_broken",
+    "machine_of",
+    "measured_row",
+    "runtime_of",
+]
 
 Row = dict[str, Any]
 INTEGERS = ("threads", "batch", "runs", "rounds")
@@ -59,9 +67,13 @@ def measured_row(result: Result) -> Row:
     }
 
 
+def is_broken(result: Result) -> bool:
+    """It failed, or computes something else than it should: whatever it took means nothing."""
+    return result.status in ("mismatch", "failed") or result.verification.status == "mismatch"
+
+
 def _times_mean_something(result: Result) -> bool:
-    wrong = result.status in ("mismatch", "failed") or result.verification.status == "mismatch"
-    return not wrong and not result.context.device.emulated
+    return not is_broken(result) and not result.context.device.emulated
 
 
 def _times(result: Result) -> Row:

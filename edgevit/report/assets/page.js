@@ -205,9 +205,6 @@
       let names = this.classes(column) ?? "";
       if (column.key === "status") names += ` ${text}`;
       if (column.kind === "words" && text.length > 40) names += " long";
-      if (column.key === "device" && this.name === "emulated") {
-        return element("td", { class: names || null }, `${text} (emulated)`);
-      }
       return element("td", { class: names.trim() || null }, text);
     }
 
@@ -460,7 +457,7 @@
       const panels = this.group(rows, fixed);
       const left = Math.max(0, panels.length - PANELS);
       this.words.textContent = rows.length
-        ? `Cores on ${values[0]}, ${values[1]} ${values[2]}, threads ${values[3]}, batch ${values[4]}` +
+        ? `Attention blocks on ${values[0]}, ${values[1]} ${values[2]}, threads ${values[3]}, batch ${values[4]}` +
           `${more ? "; choose others above" : ""}. All panels have one scale; both axes are ` +
           `logarithmic.${left ? ` ${left} more panels are left out.` : ""}`
         : "No steady block to plot: see the filters above.";
