@@ -23,89 +23,25 @@ Verdicts, the worst first:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgevit.errors import OptionError, UnavailableError, UnknownNameError
 from edgevit.measure.ranks import rank_test, ratio_interval, smallest_p
 from edgevit.measure.results import Result
-from edgevit.measure.verdict import DRIFT_LIMIT
+from edgevit.report.metrics import METRICS, Metric
 from edgevit.report.pairs import Pairs, called, pair_up
 from edgevit.report.rows import is_broken
 
-__all__ = ["ALPHA", "METRICS", "Comparison", "Metric", "Row", "compare_results"]
+__all__ = ["ALPHA", "Comparison", "Row", "compare_results"]
 
 #: Significance level of the rank test, and what the interval of a ratio may miss.
 ALPHA = 0.05
-MIB = 2**20
 STOPPED_WORKING, NOW_WORKS = "stopped working", "now works"
 UNSTABLE, NOT_COMPARABLE, NEITHER = "unstable", "not comparable", "works on neither side"
 MISSING, NEW, NO_DIFFERENCE = "missing", "new", "no difference shown"
 UNDECIDED = (UNSTABLE, NOT_COMPARABLE)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure that results are compared by; less is better.
-
-    Args:
-        name: as ``--metric`` takes it.
-        unit: of the figure.
-        better: the verdict where head's figure is lower.
-        worse: the verdict where it is higher.
-        figure: the figure of a result, None if it has none.
-        steps: the share below which differences mean nothing, from both results.
-        rounds: it was measured in rounds, so that there is a test, and steadiness matters.
-        emulated: an emulator's figure is the device's.
-        on_device: it depends on the device and its runtime.
-    """
-
-    name: str
-    unit: str
-    better: str
-    worse: str
-    figure: Callable[[Result], float | None]
-    steps: Callable[[Result, Result], float]
-    rounds: bool = False
-    emulated: bool = False
-    on_device: bool = True
-
-
-def _latency(result: Result) -> float | None:
-    return result.statistics.median_ms if result.statistics else None
-
-
-def _memory(result: Result) -> float | None:
-    net = result.memory.net_bytes if result.memory else None
-    return None if net is None else net / MIB
-
-
-def _size(result: Result) -> float | None:
-    size = result.subject.file_bytes
-    return None if size is None else size / MIB
-
-
-def _instructions(result: Result) -> float | None:
-    return None if result.instructions is None else result.instructions.per_inference / 1e6
-
-
-def _tolerance(base: Result, head: Result) -> float:
-    return max((r.instructions.tolerance for r in (base, head) if r.instructions), default=0.0)
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("latency", "ms", "faster", "slower", _latency, lambda *_: DRIFT_LIMIT, rounds=True),
-        Metric("memory", "MiB", "less", "more", _memory, lambda *_: DRIFT_LIMIT),
-        Metric(
-            "size", "MiB", "smaller", "larger", _size, lambda *_: 0.0,
-            emulated=True, on_device=False,
-        ),
-        Metric("instructions", "M", "fewer", "more", _instructions, _tolerance, emulated=True),
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -283,6 +219,9 @@ def _with_figures(row: Row, base: Result, head: Result, metric: Metric) -> Row:
     for (side, _), figure in zip(_sides(row), figures, strict=True):
         if not figure:
             return replace(row, reason=f"{side} has no {metric.name}")
+    if metric.method(base) != metric.method(head):
+        words = f"{metric.method(base)} in base, {metric.method(head)} in head"
+        return replace(row, reason=f"{metric.name} was taken differently: {words}")
     before, after = (figure or 0.0 for figure in figures)
     row = replace(row, base_figure=before, head_figure=after, ratio=after / before)
     return _with_test(row, base, head) if metric.rounds else row

@@ -310,6 +310,24 @@ def test_instructions_go_by_their_own_tolerance(millions: float, verdict: str) -
     assert row.base_figure == pytest.approx(100)
 
 
+@pytest.mark.parametrize("metric", ["instructions", "memory"])
+def test_figures_that_were_taken_differently_are_not_compared(metric: str) -> None:
+    base, head = counted(100), counted(200)
+    assert head.instructions
+    assert head.memory
+    other = replace(
+        head,
+        instructions=replace(head.instructions, method="qemu 7.2"),
+        memory=replace(head.memory, method="ru_maxrss"),
+    )
+    row = only(compare_results([base], [other], metric=metric))
+    assert row.verdict == "not comparable"
+    assert f"{metric} was taken differently: " in str(row.reason)
+    assert {"instructions": "qemu 7.2 in head", "memory": "VmHWM in base"}[metric] in str(
+        row.reason
+    )
+
+
 def test_results_without_instructions_cannot_be_compared_by_them() -> None:
     found = compare_results([at(40)], [at(40)], metric="instructions")
     assert only(found).reason == "base has no instructions"
