@@ -1,0 +1,199 @@
+"""What setting a board up and looking it over need of a session: commands, files, a folder.
+
+``devices.board`` holds the programs that the board's own Python runs for it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgevit.errors import DeviceError
+
+__all__ = [
+    "ENCODING",
+    "Board",
+    "Completed",
+    "RemoteShell",
+    "ask",
+    "ending",
+    "last_line",
+    "look",
+    "run_script",
+]
+
+#: Python 3.6 takes the encoding of its streams from the locale, which SSH may leave as ASCII.
+ENCODING = {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8"}
+NOT_FOUND = 127
+
+
+class Completed(Protocol):
+    """A command that ended."""
+
+    @property
+    def status(self) -> int:
+        """Its exit status; negative, or 128 and more, if a signal ended it."""
+        ...
+
+    @property
+    def stdout(self) -> bytes:
+        """What it printed."""
+        ...
+
+    @property
+    def stderr(self) -> bytes:
+        """What it said besides."""
+        ...
+
+
+class RemoteShell(Protocol):
+    """A session that runs commands and takes files; every word of a command arrives as it is."""
+
+    @property
+    def home(self) -> str:
+        """Edgevit's folder on the board, absolute. Nothing is written outside it."""
+        ...
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout_s: float = 60,
+        environment: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a command to its end.
+
+        Raises:
+            DeviceError: the board is gone, or the command did not end in time.
+        """
+        ...
+
+    def put(self, local: Path, remote: str) -> None:
+        """Bring a file to the board.
+
+        Raises:
+            DeviceError: the board is gone, or its disk is full.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a board tells before anything was brought there.
+
+    Args:
+        python: major, minor, micro.
+        implementation: ``"cpython"``, ...
+        bits: of that Python, 64 or 32.
+        executable: that Python, absolute.
+        system: ``"Linux"``, ``"Darwin"``.
+        release: of the kernel, or of macOS.
+        machine: ``"aarch64"``, ``"arm64"``, ``"x86_64"``, ...
+        libc: ``"glibc"``, or empty.
+        libc_version: of it.
+        venv: whether that Python can make environments.
+        free_bytes: room where edgevit's folder is.
+        busy: whether an agent measures there now.
+        time: its clock, seconds since 1970.
+    """
+
+    python: tuple[int, int, int]
+    implementation: str
+    bits: int
+    executable: str
+    system: str
+    release: str
+    machine: str
+    libc: str
+    libc_version: str
+    venv: bool
+    free_bytes: int
+    busy: bool
+    time: float
+
+    @property
+    def python_version(self) -> str:
+        """``"3.11.2"``."""
+        return ".".join(map(str, self.python))
+
+
+def look(shell: RemoteShell, python: str = "python3") -> Board:
+    """See what the board is.
+
+    Args:
+        shell: an open session.
+        python: the interpreter to ask, and to ask about.
+
+    Raises:
+        DeviceError: there is no such Python, or it is too old for anything.
+    """
+    told = ask(shell, python, "look", shell.home)
+    board = Board(**{**told, "python": tuple(told["python"])})
+    if board.python < (3, 6):
+        raise DeviceError(
+            f"{python} on the board is Python {board.python_version}; the agent needs 3.6",
+            hint="install a newer one there and name it with --python",
+        )
+    return board
+
+
+def run_script(
+    shell: RemoteShell,
+    python: str,
+    script: str,
+    *arguments: str,
+    data: object = None,
+    timeout_s: float = 120,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a program of ``devices.board`` with that Python; its stdin brings ``data`` as JSON."""
+    source = (files("devices") / "board" / f"{script}.py").read_text(encoding="utf-8")
+    return shell.execute(
+        [python, "-c", source, *arguments],
+        input=json.dumps(data).encode(),
+        timeout_s=timeout_s,
+        environment={**ENCODING, **(environment or {})},
+    )
+
+
+def ask(shell: RemoteShell, python: str, script: str, *arguments: str, data: object = None) -> Any:
+    """What such a program prints, as JSON.
+
+    Raises:
+        DeviceError: there is no such Python, or the program failed.
+    """
+    done = run_script(shell, python, script, *arguments, data=data)
+    if done.status == NOT_FOUND:
+        raise DeviceError(
+            f"there is no {python} on the board",
+            hint="`sudo apt install python3` there, or name another with --python",
+        )
+    if done.status:
+        raise DeviceError(f"{python} on the board {ending(done.status)}: {last_line(done.stderr)}")
+    try:
+        # A login shell may greet first.
+        return json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        said = done.stdout.decode("utf-8", "replace").strip()[-200:]
+        raise DeviceError(f"{python} on the board answered {said!r}, not JSON") from None
+
+
+def ending(status: int) -> str:
+    """An exit status in words; shells report signals as 128 and up."""
+    number = -status if status < 0 else status - 128
+    try:
+        return f"was ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"ended with status {status}"
+
+
+def last_line(output: bytes) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")
