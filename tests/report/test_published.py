@@ -10,7 +10,7 @@ import pytest
 import profiles
 from edgevit.report.published import COLUMNS, load_published
 from edgevit.verbs.suites import find_suite
-from edgevit.zoo.registry import list_blocks, list_models
+from edgevit.zoo.registry import list_blocks, list_models, model_info
 
 FOLDER = Path(profiles.__file__).parent / "published"
 FILES = sorted(FOLDER.glob("*.csv"))
@@ -109,6 +109,22 @@ NOT_BUILT = {"levit_128s"}
 def test_models_and_blocks_are_called_as_edgevit_calls_them() -> None:
     names = {f.model.partition("-")[0] for f in load_published() if f.model}
     assert names - {*list_models(), *list_blocks()} <= NOT_BUILT
+
+
+def test_every_figure_of_lavits_plug_ins_has_its_model_and_the_model_its_figure() -> None:
+    keys = {"flops": "flops_g", "top1": "top1"}
+    for f in load_published(paper="lavit"):
+        if f.table == "Table 5":
+            assert f.model, f
+            info = model_info(f.model)
+            if info.table == "Table 5":
+                assert info.published[keys[f.metric]] == f.number, f
+
+
+def test_the_other_backbones_of_the_papers_are_named_where_they_stand() -> None:
+    stands = {"Swin-T": "swin_tiny", "Swin-S": "swin_small", "DeepViT-S": "deepvit_small"}
+    named = {(f.paper_name, f.model) for f in load_published() if f.paper_name in stands}
+    assert named == set(stands.items())
 
 
 def test_a_block_is_called_as_the_results_of_its_suite_are() -> None:

@@ -46,7 +46,14 @@ def small(name="deepvit_small", **options):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("deepvit_small", (27_312_632, 6.361)), ("deepvit_small+la", (25_418_184, 7.212))],
+    [
+        ("deepvit_small", (27_312_632, 6.361)),
+        ("deepvit_small+la", (25_418_184, 7.212)),
+        ("deepvit_tiny", (5_717_632, 1.2579)),
+        ("deepvit_tiny+la", (5_738_668, 1.4013)),
+        ("deepvit_small_12", (22_051_312, 4.6156)),
+        ("deepvit_small_12+la", (20_742_940, 4.7281)),
+    ],
 )
 def test_parameters_and_macs(name, expected):
     params, gmacs = counts(name)
@@ -64,6 +71,35 @@ def test_the_layers_are_those_of_deepvit_s():
         less = [isinstance(block.attn, TransformedAttention) for block in model.blocks]
         assert less == [False] * vanilla + [True] * (16 - vanilla)
     assert models[0].blocks[11].attn.weigh.scale == pytest.approx(33**-0.5)
+
+
+@pytest.mark.parametrize(
+    ("deep", "deit"), [("deepvit_tiny", "deit_tiny"), ("deepvit_small_12", "deit_small")]
+)
+def test_those_of_lavits_table_are_deits_with_reattention(deep, deit):
+    with torch.device("meta"):
+        shapes = [
+            {k: tuple(v.shape) for k, v in create_model(name).state_dict().items()}
+            for name in (deep, deit)
+        ]
+    ours, theirs = shapes
+    extra = {k: v for k, v in ours.items() if ".weigh." in k}
+    kept = sorted(v for k, v in ours.items() if k not in extra)
+    assert kept == sorted(theirs.values())
+    assert {k.partition(".weigh.")[0] for k in extra} == {f"blocks.{i}.attn" for i in range(12)}
+
+
+def test_a_stem_of_patches_computes_what_its_weights_say():
+    model = small("deepvit_tiny", width=24, depth=2, reattention_from=1)
+    x = torch.randn(2, 3, 32, 32)
+    seen = {}
+    model.blocks[0].norm1.register_forward_hook(lambda m, given, out: seen.update(x=given[0]))
+    with torch.no_grad():
+        model(x)
+    w = model.state_dict()
+    patches = F.conv2d(x, w["patch_embed.weight"], w["patch_embed.bias"], stride=16)
+    tokens = torch.cat([w["cls_token"].repeat(2, 1, 1), patches.flatten(2).mT], 1)
+    torch.testing.assert_close(seen["x"], tokens + w["pos_embed"])
 
 
 def relu_conv(w, name, x, **options):

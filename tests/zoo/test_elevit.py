@@ -9,6 +9,7 @@ from edgevit.tensorspec import TensorSpec
 from edgevit.zoo.counting import count_macs, count_parameters
 from edgevit.zoo.factory import create_model
 from edgevit.zoo.randomize import randomize_
+from edgevit.zoo.registry import block_info
 
 ABLATION = {
     "elevit": (23_425_310, 2.3334),
@@ -158,3 +159,17 @@ def test_half_weights_are_rounded_and_the_program_is_left_alone():
         assert torch.equal(tensor, tensor.half().float())
     error = (rounded(x) - program(x)[0]).abs().max() / program(x)[0].abs().max()
     assert 1e-6 < error < 1e-2
+
+
+@pytest.mark.parametrize("block", ["softmax", "sima", "cascaded_group", "swift_additive"])
+def test_another_block_takes_the_place_of_the_products(block):
+    torch.manual_seed(0)
+    options = {"image_size": 64, "widths": (32, 64, 64), "depths": (1, 1, 2)}
+    model = randomize_(create_model(f"elevit+{block}", **options))
+    own = block_info(block)
+    assert sum(type(m).__name__ == own.function for m in model.modules()) == 4
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        out = model(x)
+    assert out.shape == (2, 10)
+    assert (out[0] - out[1]).abs().max() > 1e-3 * out.abs().max()

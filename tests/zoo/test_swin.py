@@ -112,8 +112,12 @@ def bias_of(table, window):
 
 def attention(w, name, y, heads, grid, window, shift, before):
     """Attention of tokens (B, H W, C), one window after the other; and its scores by window."""
+    whole = tuple(-(-side // size) * size for side, size in zip(grid, window, strict=True))
+    image = y.new_zeros(len(y), *whole, y.shape[2])
+    image[:, : grid[0], : grid[1]] = y.unflatten(1, grid)
+    y = image.flatten(1, 2)
     out, after = torch.zeros_like(y), []
-    for number, (cells, parts) in enumerate(windows_of(grid, window, shift)):
+    for number, (cells, parts) in enumerate(windows_of(whole, window, shift)):
         apart = torch.tensor([[-100.0 * (a != b) for b in parts] for a in parts])
         inside = y[:, cells]
         if f"{name}.qkv.weight" in w:
@@ -125,7 +129,7 @@ def attention(w, name, y, heads, grid, window, shift, before):
             scores = transformed(w, name, before[number])
         after.append(scores)
         out[:, cells] = linear(w, f"{name}.proj", joined((scores + apart).softmax(-1) @ v))
-    return out, after
+    return out.unflatten(1, whole)[:, : grid[0], : grid[1]].flatten(1, 2), after
 
 
 def reference(model, x):
@@ -134,7 +138,7 @@ def reference(model, x):
     x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=4)
     grid = x.shape[-2:]
     x = layer_norm(w, "patch_embed.norm", x.flatten(2).transpose(1, 2), 1e-5)
-    less = []
+    less, planes = [], []
     for stage in range(4):
         s = f"stages.{stage}"
         if stage:
@@ -156,11 +160,22 @@ def reference(model, x):
                 less.append(torch.stack(last[shift], 1).flatten(0, 1))
             x = x + mixed
             x = x + mlp(w, f"{b}.mlp", layer_norm(w, f"{b}.norm2", x, 1e-5))
+        planes.append(x.mT.unflatten(2, grid))
+    if config.features:
+        return planes, less
     return linear(w, "head", layer_norm(w, "norm", x, 1e-5).mean(1)), less
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"image_size": (32, 64)}, LESS, LESS | {"image_size": (64, 32)}]
+    "options",
+    [
+        {},
+        {"image_size": (32, 64)},
+        {"image_size": (96, 160)},  # whose maps of 6 x 10 windows of 4 do not divide
+        LESS,
+        LESS | {"image_size": (64, 32)},
+        LESS | {"image_size": (96, 64), "depths": (4, 3, 4, 2), "less_from": (3, 3, 3, 2)},
+    ],
 )
 def test_the_forward_pass_is_swins_window_by_window(options):
     model = small(**options)
@@ -171,6 +186,36 @@ def test_the_forward_pass_is_swins_window_by_window(options):
     loss = sum((diagonality_loss(m) for m in maps), torch.zeros(()))
     assert len(maps) == (6 if "depths" in options else 0)
     torch.testing.assert_close(model.forward_with_loss(x)[1], loss, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": (96, 160)}, LESS])
+def test_the_features_are_the_maps_that_leave_the_stages(options):
+    model = small(features=True, **options)
+    x = torch.randn(2, 3, *model.config.image)
+    maps, expected = model(x), reference(model, x)[0]
+    assert len(maps) == 4
+    for got, want in zip(maps, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        assert (want[0] - want[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("size", [(512, 512), (800, 1280)])
+def test_the_features_have_the_sizes_that_detection_wants(size):
+    with torch.device("meta"):
+        model = create_model("swin_tiny", image_size=size, features=True)
+        maps = model(torch.empty(1, 3, *size))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (96 << i, size[0] // (4 << i), size[1] // (4 << i)) for i in range(4)
+    ]
+
+
+def test_a_backbone_takes_the_weights_of_a_classifier():
+    model, backbone = small(), small(features=True, seed=3)
+    load_weights(backbone, backbone.adapt_state(model.state_dict()))
+    x = torch.randn(1, 3, 64, 64)
+    last = backbone(x)[-1]
+    pooled = model.norm(last.permute(0, 2, 3, 1)).mean((1, 2))
+    torch.testing.assert_close(model.head(pooled), model(x))
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (2, 2), (2, 0), (0, 1)])
@@ -199,7 +244,7 @@ def test_what_a_shift_brings_together_stays_apart():
     assert difference[2:].max() < 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, LESS])
+@pytest.mark.parametrize("options", [{}, LESS, {"features": True, "image_size": (96, 160)}])
 def test_the_capture_computes_the_same_at_any_batch(options):
     check_capture(small(**options))
 
@@ -266,14 +311,13 @@ def test_it_builds_without_memory():
     ("options", "error", "message"),
     [
         ({"image_size": 100}, ShapeError, "multiples of 32, got 100"),
-        ({"image_size": 256}, ShapeError, "windows of 7 do not divide a map of 64 x 64"),
         ({"num_classes": 0}, OptionError, "num_classes"),
         ({"window": 1}, OptionError, "window: expected a whole number of at least 2"),
         ({"mixer": "sima"}, OptionError, "mixer: expected window, as other blocks cannot"),
         ({"heads": (3, 6, 12, 25)}, ShapeError, "25 heads do not divide a width of 768"),
         ({"less_from": (0, 0, 2, 2)}, OptionError, "0, 0, 3 to 6, 2 to 2, got .0, 0, 2, 2."),
         ({"less_from": (0, 0, 7, 2)}, OptionError, "less_from"),
-        ({"features": True}, OptionError, "features: expected an option of this model"),
+        ({"feature": True}, OptionError, "feature: expected an option of this model"),
     ],
 )
 def test_what_cannot_be_is_refused(options, error, message):

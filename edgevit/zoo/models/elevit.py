@@ -14,28 +14,38 @@ lightweight vision transformers").
 An encoder is a ConvEncoder and then element-wise attention, both with a residual (section 3.2,
 equation 4). The paper prints one figure, 23.4 M parameters, and no widths or depths; the
 configuration here (widths 128, 256, 512, depths 4, 8, 8) is one that gives it, with one attention
-per encoder.
+per encoder. ``mixer`` puts another block in its place, with heads of width 32.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from edgevit.errors import ShapeError
+from edgevit.errors import OptionError, ShapeError
 from edgevit.zoo.attention.elementwise import ElementwiseAttention, check_options
 from edgevit.zoo.layers import ConvNorm, Residual, check_classes, check_multiple, check_square
+from edgevit.zoo.mixers import make_mixer
 from edgevit.zoo.registry import make_config, register_model
 
 __all__ = ["EleViT", "EleViTConfig"]
 
+OWN_MIXER = "elementwise"
+#: Width of a head of other blocks; a width that is no multiple of it gets one head.
+HEAD_DIM = 32
+
 
 @dataclass(frozen=True)
 class EleViTConfig:
-    """Configuration of :class:`EleViT`; sizes are channels, depths count encoders."""
+    """Configuration of :class:`EleViT`; sizes are channels, depths count encoders.
+
+    ``qk``, ``fv``, ``focus`` and ``softmax_axis`` are the element-wise attention's. ``mixer`` names
+    another block, to which ``mixer_options`` go.
+    """
 
     num_classes: int = 10
     image_size: int | tuple[int, int] = 224
@@ -48,10 +58,18 @@ class EleViTConfig:
     fv: str = "element"
     focus: bool = True
     softmax_axis: str = "width"
+    mixer: str = OWN_MIXER
+    mixer_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
         check_options(qk=self.qk, fv=self.fv, softmax_axis=self.softmax_axis)
+        if self.mixer_options and self.mixer == OWN_MIXER:
+            raise OptionError(
+                "mixer_options",
+                expected="nothing with elementwise here: qk, fv, focus, softmax_axis",
+                got=dict(self.mixer_options),
+            )
         check_square(check_multiple(self.image_size, 32, "EleViT"), "EleViT")
 
 
@@ -67,18 +85,27 @@ class ConvEncoder(nn.Sequential):
         )
 
 
-class Encoder(nn.Sequential):
-    """ConvEncoder and element-wise attention, each with a residual."""
-
-    def __init__(self, dim: int, config: EleViTConfig) -> None:
-        attention = ElementwiseAttention(
+def _attention(dim: int, side: int, config: EleViTConfig) -> nn.Module:
+    if config.mixer == OWN_MIXER:
+        return ElementwiseAttention(
             dim,
             qk=config.qk,
             fv=config.fv,
             focus=config.focus,
             softmax_axis=config.softmax_axis,
         )
-        super().__init__(Residual(ConvEncoder(dim, config.expansion)), Residual(attention))
+    heads = 1 if dim % HEAD_DIM else dim // HEAD_DIM
+    grid, options = (side, side), config.mixer_options
+    return make_mixer(config.mixer, dim=dim, heads=heads, tokens=grid, layout="map", **options)
+
+
+class Encoder(nn.Sequential):
+    """ConvEncoder and attention, each with a residual, on a map of ``side`` cells a side."""
+
+    def __init__(self, dim: int, side: int, config: EleViTConfig) -> None:
+        super().__init__(
+            Residual(ConvEncoder(dim, config.expansion)), Residual(_attention(dim, side, config))
+        )
 
 
 class EleViT(nn.Module):
@@ -96,14 +123,15 @@ class EleViT(nn.Module):
         )
         self.stages = nn.ModuleList()
         previous = None
+        side = check_multiple(config.image_size, 32, "EleViT")[0] // 8
         for width, depth in zip(config.widths, config.depths, strict=True):
             downsample: list[nn.Module] = []
             if previous is not None:
                 downsample.append(ConvNorm(previous, width, 3, stride=2, bias=True))
             self.stages.append(
-                nn.Sequential(*downsample, *(Encoder(width, config) for _ in range(depth)))
+                nn.Sequential(*downsample, *(Encoder(width, side, config) for _ in range(depth)))
             )
-            previous = width
+            previous, side = width, side // 2
         self.norm = nn.BatchNorm2d(config.widths[-1])
         self.head = nn.Linear(config.widths[-1], config.num_classes)
 

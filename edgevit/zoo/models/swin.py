@@ -10,7 +10,11 @@
 A block is x + attention(LN x), x + MLP(LN x). The attention works in windows of 7x7 cells, with a
 learned bias by relative position; in every second block the windows are shifted by three cells, and
 cells that the shift brought together from opposite edges do not see each other. A map that is no
-larger than a window has one window, never shifted.
+larger than a window has one window, never shifted; one that windows do not divide is padded with
+zeros below and to the right, which the cells do see, as the released code for detection does it.
+
+``features=True`` builds the backbone for dense prediction: no head, but the maps that leave the
+stages, not normalised.
 
 LaViT gives no detail of its Swin. Here Θ and Ψ, of 49 x 49, serve all windows of a layer, and the
 scores come from the last layer *with the same windows*: two layers before, for the layer before has
@@ -31,8 +35,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from edgevit.errors import OptionError, ShapeError
+from edgevit.errors import OptionError
 from edgevit.zoo.attention.less_attention import ScoreTransform, attention_scores
 from edgevit.zoo.attention.relative_bias import resize_table
 from edgevit.zoo.checkpoints import Rule, rename
@@ -67,6 +72,7 @@ class SwinConfig:
     window: int = 7
     expansion: int = 4
     mixer: str = "window"
+    features: bool = False
     less_from: Four = (0, 0, 0, 0)
     less_projection: bool = True
     less_bias: bool = False
@@ -81,19 +87,9 @@ class SwinConfig:
             )
         if self.window < 2:
             raise OptionError("window", expected="a whole number of at least 2", got=self.window)
-        for stage in range(4):
-            self._check_windows(self.grid(stage))
+        check_multiple(self.image_size, 32, "Swin")
         firsts = [3 if any(self.shift(stage)) else 2 for stage in range(4)]
         check_starts(self.less_from, self.depths, firsts)
-
-    def _check_windows(self, grid: Grid) -> None:
-        for side in grid:
-            if side > self.window and side % self.window:
-                whole = 32 * self.window
-                raise ShapeError(
-                    f"windows of {self.window} do not divide a map of {grid[0]} x {grid[1]}",
-                    hint=f"take an image size that is a multiple of {whole}, or another window",
-                )
 
     @property
     def image(self) -> Grid:
@@ -125,7 +121,7 @@ class Windows(nn.Module):
 
     Args:
         grid: height and width of the map.
-        window: height and width of a window; divide those of the map.
+        window: height and width of a window.
         shift: by how many cells the windows are shifted down and to the right.
     """
 
@@ -134,7 +130,8 @@ class Windows(nn.Module):
     def __init__(self, grid: Grid, window: Grid, shift: Grid) -> None:
         super().__init__()
         self.grid, self.window, self.shift = grid, window, shift
-        self.counts = grid[0] // window[0], grid[1] // window[1]
+        self.counts = -(-grid[0] // window[0]), -(-grid[1] // window[1])
+        self.padded = self.counts[0] * window[0], self.counts[1] * window[1]
         # It depends on the sizes alone, so checkpoints have no place for it.
         mask = self._mask() if any(shift) else None
         self.register_buffer("mask", mask, persistent=False)
@@ -143,7 +140,7 @@ class Windows(nn.Module):
         """(windows, 1, cells, cells): 0 for cells that may see each other."""
         rows, columns = (
             _regions(side, cells, shift)
-            for side, cells, shift in zip(self.grid, self.window, self.shift, strict=True)
+            for side, cells, shift in zip(self.padded, self.window, self.shift, strict=True)
         )
         region = (rows[:, None] * 3 + columns[None, :])[None, :, :, None]
         cells = self._cut(region)[..., 0]
@@ -151,6 +148,9 @@ class Windows(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B * windows, cells, C)."""
+        below, right = (p - g for p, g in zip(self.padded, self.grid, strict=True))
+        if below or right:
+            x = F.pad(x, (0, 0, 0, right, 0, below))
         return self._cut(_rolled(x, self.shift))
 
     def _cut(self, x: Tensor) -> Tensor:
@@ -162,8 +162,9 @@ class Windows(nn.Module):
         """(B * windows, cells, C) to (B, H, W, C)."""
         (height, width), (_, across), channels = self.window, self.counts, x.shape[2]
         bands = x.reshape(-1, across, height, width * channels).transpose(1, 2)
-        back = self.grid[0] - self.shift[0], self.grid[1] - self.shift[1]
-        return _rolled(bands.reshape(-1, *self.grid, channels), back)
+        back = self.padded[0] - self.shift[0], self.padded[1] - self.shift[1]
+        whole = _rolled(bands.reshape(-1, *self.padded, channels), back)
+        return whole[:, : self.grid[0], : self.grid[1]]
 
     def keep_apart(self, scores: Tensor) -> Tensor:
         """(B * windows, heads, cells, cells), with the mask of the shift added."""
@@ -352,29 +353,41 @@ class PatchEmbed(nn.Module):
 
 
 class Swin(LessModel):
-    """Swin: images (B, in_chans, H, W) of the configured size to logits (B, num_classes)."""
+    """Swin: images (B, in_chans, H, W) of the configured size to logits (B, num_classes).
+
+    With ``features`` to the maps of the four stages, (B, C, H/4, W/4) to (B, 8C, H/32, W/32).
+    """
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config.in_chans, config.width)
         self.stages = nn.ModuleList(Stage(config, i) for i in range(4))
-        self.norm = nn.LayerNorm(config.dim(3))
-        self.head = nn.Linear(config.dim(3), config.num_classes)
+        self.norm = None if config.features else nn.LayerNorm(config.dim(3))
+        self.head = None if config.features else nn.Linear(config.dim(3), config.num_classes)
         init_weights_(self)
 
-    def run(self, x: Tensor, maps: Maps | None) -> Tensor:
-        """Images to logits; what less-attention layers compute is added to ``maps``."""
+    def run(self, x: Tensor, maps: Maps | None) -> Tensor | tuple[Tensor, ...]:
+        """Images to the output; what less-attention layers compute is added to ``maps``."""
         check_input(x, self.config.image, "Swin")
         x = self.patch_embed(x)
+        outs = []
         for stage in self.stages:
             x = stage(x, maps)
+            outs.append(x)
+        if self.head is None or self.norm is None:
+            return tuple(out.permute(0, 3, 1, 2) for out in outs)
         logits: Tensor = self.head(self.norm(x).mean((1, 2)))
         return logits
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Released weights by our names, bias tables resized to this model's windows."""
+        """Released weights by our names, bias tables resized to this model's windows.
+
+        A model with ``features`` leaves norm and head out.
+        """
         adapted = map_keys(state)
+        if self.config.features:
+            adapted = {k: v for k, v in adapted.items() if not k.startswith(("norm.", "head."))}
         for name, module in self.named_modules():
             key = f"{name}.table"
             if isinstance(module, RelativePositionBias) and key in adapted:
