@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from edgevit.source import BlockSpec
     from edgevit.verbs.suites import Suite
 
-COMPUTE_UNITS = ("cpu", "gpu", "ane", "all")
-
 
 def bench(
     subjects: Annotated[
@@ -92,6 +90,10 @@ def bench(
     compute: Annotated[
         str | None, typer.Option(help="Core ML's compute unit: cpu, gpu, ane or all.")
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="What runs the files, if a device has several: tensorrt, onnxruntime."),
+    ] = None,
     provider: Annotated[
         list[str] | None,
         typer.Option("--provider", help="ONNX Runtime's providers, in order of preference."),
@@ -150,6 +152,7 @@ def bench(
                 seed,
             ),
             memory=memory,
+            runtime=runtime,
             suite=chosen,
             output=output,
             fresh=fresh,
@@ -217,11 +220,11 @@ def _swept(blocks: list[BlockSpec], order: str | None, items: list[str] | None) 
 
 def _backends(compute: str | None, providers: list[str] | None) -> dict[str, dict[str, Any]]:
     """Options of the agent's backends."""
+    from devices.apple import PHONE_BACKEND, coreml_options
+
     options: dict[str, dict[str, Any]] = {}
     if compute is not None:
-        if compute not in COMPUTE_UNITS:
-            raise OptionError("--compute", expected=" or ".join(COMPUTE_UNITS), got=compute)
-        options["coreml"] = {"compute_unit": compute}
+        options |= {name: dict(coreml_options(compute)) for name in ("coreml", PHONE_BACKEND)}
     if providers:
         options["onnxruntime"] = {"providers": split_list(providers)}
     return options

@@ -88,6 +88,8 @@ class Subject:
         params: trainable scalars of the model.
         macs: multiply-accumulates of one image.
         manifest_sha256: hash of the manifest of the bundle that the file comes from.
+        options: of the backend, as asked for (compute unit, providers); ``settings`` has what came
+            of them.
     """
 
     kind: Literal["model", "block"]
@@ -107,6 +109,7 @@ class Subject:
     params: int | None = None
     macs: int | None = None
     manifest_sha256: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

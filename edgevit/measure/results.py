@@ -213,11 +213,15 @@ def current_context(
 def result_filename(result: Result) -> str:
     """A file name that is the same for the same subject, settings and device, and safe anywhere.
 
-    The hash covers what the words leave out: backend, input shapes and passes.
+    The hash covers what the words leave out: backend and its options, input shapes and passes.
     """
     s = result.subject
     words = (result.context.device.name, s.name, f"{s.format}-{s.precision}")
-    settings = (s.kind, s.backend, s.threads, s.batch, [i.shape for i in s.inputs], s.passes)
+    settings: tuple[Any, ...] = (
+        s.kind, s.backend, s.threads, s.batch, [i.shape for i in s.inputs], s.passes,
+    )  # fmt: skip
+    if s.options:
+        settings = (*settings, sorted(s.options.items()))
     exact = hashlib.sha256(json.dumps([words, settings]).encode()).hexdigest()[:8]
     safe = (re.sub(r"[^a-z0-9.+_-]+", "-", word.lower()).strip(".-")[:48] for word in words)
     return (

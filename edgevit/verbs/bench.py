@@ -51,6 +51,7 @@ def bench(
     schedule: Schedule | None = None,
     runs: int | None = None,
     memory: bool = True,
+    runtime: str | None = None,
     suite: str | Suite | None = None,
     output: str | Path | None = "results",
     fresh: bool = False,
@@ -72,6 +73,8 @@ def bench(
         schedule: how long to measure.
         runs: exactly so many timed runs of each subject, instead of the schedule's times.
         memory: also measure peak memory, in a run of its own.
+        runtime: what runs the files of its formats, such as ``"tensorrt"`` in place of
+            ``"onnxruntime"``, on devices that have it.
         suite: a suite, or its name, in place of subjects.
         output: folder that results are written to as they come; None writes none.
         fresh: start over, if an earlier bench of the same was cut short; else it is continued.
@@ -97,6 +100,7 @@ def bench(
     plan = schedule or Schedule(runs=runs, seed=seed)
     bar = progress or Progress()
     found = _devices(device)
+    _check_runtime(runtime, found)
     wanted = [formats] if isinstance(formats, str) else list(formats or [])
     settings = Settings(plan, seed, memory, _command(), chosen.name if chosen else None)
     counts = {one.name: _counts(threads, one, bar) for one in found}
@@ -106,7 +110,7 @@ def bench(
         measurement
         for one in found
         for measurement in _measurements(
-            one, files.made[one.name], counts[one.name], batch, backends or {}, bar
+            one, files.made[one.name], counts[one.name], batch, backends or {}, runtime, bar
         )
     ]
     if files.failed and not measurements:
@@ -217,6 +221,15 @@ def _devices(device: str | Device | Sequence[str | Device]) -> list[Device]:
     return found
 
 
+def _check_runtime(runtime: str | None, found: Sequence[Device]) -> None:
+    """Raises OptionError if none of the devices has that runtime."""
+    have = {name for device in found for name in device.profile.runtimes}
+    if runtime is not None and runtime not in have:
+        where = ", ".join(device.name for device in found)
+        expected = f"{' or '.join(sorted(have))} for {where}"
+        raise OptionError("runtime", expected=expected, got=runtime)
+
+
 def _counts(threads: int | Sequence[int] | None, device: Device, progress: Progress) -> list[int]:
     """Thread counts; a note says which are more than the device has cores."""
     profile = device.profile
@@ -238,6 +251,7 @@ def _measurements(
     counts: Sequence[int],
     batch: int,
     backends: Mapping[str, Mapping[str, Any]],
+    runtime: str | None,
     progress: Progress,
 ) -> list[_Measurement]:
     """Every file with every thread count, each once and with an id of its own."""
@@ -251,6 +265,7 @@ def _measurements(
             device=device.name,
             batch=batch,
             options=backends,
+            runtime=runtime,
             progress=progress,
         ):
             found.setdefault(digest(entry.identity), entry)

@@ -252,7 +252,7 @@ class DeviceRun:
             {entry.id: entry.record},
             self.settings.schedule.to_json(),
             {entry.id: entry.tolerance},
-            getattr(self.device.profile, "throttle_point_c", None),
+            self.device.profile.throttle_point_c,
         )
         (result,) = reading.result_from_events(own, asked, memory_events=weighed)
         failed = any(e["event"] == "error" and e.get("id") == entry.id for e in own)

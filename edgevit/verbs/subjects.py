@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -38,7 +38,6 @@ class Entry:
         bundle: that it is in.
         record: what its result will say of it.
         tolerance: share of each output's scale by which it may be off.
-        options: the backend's own.
         compared: what it is compared with has the same word here.
     """
 
@@ -46,7 +45,6 @@ class Entry:
     bundle: Bundle
     record: SubjectRecord
     tolerance: float
-    options: Mapping[str, Any] = field(default_factory=dict)
     compared: str = ""
 
     def on_device(self, place: str) -> DeviceSubject:
@@ -55,7 +53,7 @@ class Entry:
         names = [entry["name"] for entry in artifact["inputs"]]
         return DeviceSubject(
             id=self.id,
-            backend=artifact["backend"],
+            backend=self.record.backend,
             file=f"{place}/{artifact['file']}",
             inputs=tuple(
                 DeviceInput(name, spec.shape, artifact["layouts"].get(spec.name), spec.dtype)
@@ -66,7 +64,7 @@ class Entry:
             sha256=self.record.file_sha256,
             golden=f"{place}/{GOLDEN}",
             batch=self.record.batch,
-            options=self.options,
+            options=self.record.options,
         )
 
     def with_threads(self, threads: int) -> Entry:
@@ -81,7 +79,7 @@ class Entry:
         golden = files[GOLDEN]["sha256"]
         return [
             r.name, r.format, r.backend, r.file_sha256, golden, shapes, r.batch, r.threads,
-            self.tolerance, dict(self.options),
+            self.tolerance, dict(r.options),
         ]  # fmt: skip
 
 
@@ -93,6 +91,7 @@ def entries_of(
     device: str,
     batch: int,
     options: Mapping[str, Mapping[str, Any]],
+    runtime: str | None,
     progress: Progress,
 ) -> list[Entry]:
     """The files of a bundle that were asked for, or else all that the device runs.
@@ -104,6 +103,7 @@ def entries_of(
         device: its name, for messages.
         batch: images in one inference.
         options: of backends, by backend.
+        runtime: that runs the formats that it takes; None leaves it to the device.
         progress: told what is left out.
 
     Raises:
@@ -119,11 +119,27 @@ def entries_of(
         )
     for name in formats:
         check_loadable(profile, bundle, name)
-    return [_entry(bundle, name, batch, options) for name in formats]
+    return [
+        _entry(bundle, name, batch, _backend(bundle, name, profile, runtime), options)
+        for name in formats
+    ]
+
+
+def _backend(bundle: Bundle, format_name: str, profile: DeviceProfile, runtime: str | None) -> str:
+    """What runs the file there: as asked for, else the file's own, else what the device has."""
+    able = [name for name, have in profile.runtimes.items() if format_name in have.formats]
+    own: str = bundle.artifact(format_name)["backend"]
+    if runtime in able:
+        return str(runtime)
+    return own if own in able or not able else able[0]
 
 
 def _entry(
-    bundle: Bundle, format_name: str, batch: int, options: Mapping[str, Mapping[str, Any]]
+    bundle: Bundle,
+    format_name: str,
+    batch: int,
+    backend: str,
+    options: Mapping[str, Mapping[str, Any]],
 ) -> Entry:
     artifact, size = bundle.artifact(format_name), bundle.manifest["batch"]["size"]
     if not artifact["facts"].get("dynamic_batch") and size != batch:
@@ -134,9 +150,8 @@ def _entry(
     return Entry(
         id=f"{bundle.path.name}.{format_name}",
         bundle=bundle,
-        record=_record(bundle, format_name, batch),
+        record=_record(bundle, format_name, batch, backend, options.get(backend, {})),
         tolerance=tolerance_for(artifact["precision"]),
-        options=options.get(artifact["backend"], {}),
         compared=_compared(bundle),
     )
 
@@ -149,7 +164,9 @@ def _compared(bundle: Bundle) -> str:
     return f"blocks-n{model['tokens']}-d{model['head_dim']}-h{model['heads']}"
 
 
-def _record(bundle: Bundle, format_name: str, batch: int) -> SubjectRecord:
+def _record(
+    bundle: Bundle, format_name: str, batch: int, backend: str, options: Mapping[str, Any]
+) -> SubjectRecord:
     artifact, manifest = bundle.artifact(format_name), bundle.manifest
     model, file = manifest["model"], manifest["files"][artifact["file"]]
     kind: Literal["model", "block"] = "block" if model["kind"] == "block" else "model"
@@ -157,7 +174,7 @@ def _record(bundle: Bundle, format_name: str, batch: int) -> SubjectRecord:
         kind=kind,
         name=model["name"],
         format=format_name,
-        backend=artifact["backend"],
+        backend=backend,
         precision=artifact["precision"],
         batch=batch,
         threads=1,
@@ -168,6 +185,7 @@ def _record(bundle: Bundle, format_name: str, batch: int) -> SubjectRecord:
         params=model["params"],
         macs=model["macs"],
         manifest_sha256=bundle.digest,
+        options=dict(options),
     )
 
 

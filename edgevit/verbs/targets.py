@@ -32,9 +32,9 @@ LIMITS = {"opset": ("opset", "max_opset"), "ir_version": ("IR version", "max_ir"
 
 def default_format(profile: DeviceProfile) -> str:
     """The format to export for a device if none is asked for."""
-    preferred = getattr(profile, "default_format", None) or "onnx"
+    preferred = profile.default_format or "onnx"
     if preferred in profile.formats or not profile.formats:
-        return str(preferred)
+        return preferred
     return profile.formats[0]
 
 

@@ -167,7 +167,8 @@ def test_bench_of_blocks(edgevit, in_tmp):
         (["elevit", "--order", "nn"], "--order is for blocks"),
         (["elevit", "--runs", "9", "--interval", "0.1"], "give one"),
         (["elevit", "--interval", "2"], "interval: expected a share"),
-        (["elevit", "--compute", "npu"], "--compute: expected cpu or gpu or ane or all"),
+        (["elevit", "--compute", "npu"], "compute: expected cpu or gpu or ane or all"),
+        (["elevit", "--runtime", "tensorrt"], "runtime: expected"),
     ],
 )
 def test_bench_of_what_cannot_be(edgevit, in_tmp, arguments, message):

@@ -443,6 +443,50 @@ def test_a_bundle_that_the_board_cannot_load_is_refused_before_it_is_reached(bun
     assert board.opened == 0
 
 
+def test_options_of_a_backend_are_in_the_result_and_keep_it_apart(bundles, tmp_path):
+    board = Board("a", tmp_path)
+    for options in ({}, {"optimization": "none"}, {"optimization": "basic"}):
+        (result,) = measure(
+            bundles[:1],
+            board,
+            tmp_path / "out",
+            backends={"onnxruntime": options} if options else None,
+        )
+        assert result.subject.options == options
+        assert result.status in GOOD, result.reason
+        assert result.subject.settings["optimization"] == options.get("optimization", "all")
+    assert len(read_results(tmp_path / "out")) == 3
+
+
+def test_the_runtime_is_the_devices_or_the_one_asked_for(bundles):
+    from devices.profile import RuntimeProfile
+    from edgevit.bundle import Bundle
+    from edgevit.verbs.subjects import entries_of
+
+    def backend(*names, runtime=None):
+        runtimes = {name: RuntimeProfile(formats=("onnx",)) for name in names}
+        profile = replace(limited("x"), runtimes=runtimes)
+        (entry,) = entries_of(
+            Bundle.open(bundles[0]), profile, ["onnx"], device="x", batch=1, options={},
+            runtime=runtime, progress=Listener(),
+        )  # fmt: skip
+        assert entry.on_device("/there").backend == entry.record.backend
+        return entry.record.backend
+
+    assert backend("onnxruntime", "tensorrt") == "onnxruntime"
+    assert backend("tensorrt", "onnxruntime") == "onnxruntime"
+    assert backend("onnxruntime", "tensorrt", runtime="tensorrt") == "tensorrt"
+    assert backend("tensorrt") == "tensorrt"
+    assert backend("onnxruntime", runtime="tensorrt") == "onnxruntime"
+
+
+def test_a_runtime_that_no_device_has(bundles, tmp_path):
+    with pytest.raises(UsageError, match="runtime: expected onnxruntime for one, got 'tensorrt'"):
+        measure(
+            bundles[:1], Board("one", tmp_path, profile=limited("one")), None, runtime="tensorrt"
+        )
+
+
 def test_the_boards_threads_are_the_default(bundles, tmp_path):
     board = Board("two", tmp_path, profile=replace(limited("two"), default_threads=2))
     assert [r.subject.threads for r in measure(bundles[:1], board, None)] == [2]
