@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from edgevit.errors import ConversionError, EdgevitError
 from edgevit.tensorspec import TensorSpec
 
-__all__ = ["Program", "capture", "half_weights"]
+__all__ = ["Program", "capture", "double_precision", "half_weights"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,27 @@ def half_weights(
             )
     module.recompile()
     return module
+
+
+def double_precision(program: Program) -> fx.GraphModule:
+    """The program computing in float64 with its own fp32 weights.
+
+    Where a network blows up the rounding of fp32, this tells an error of a rewrite from rounding.
+    """
+    with warnings.catch_warnings():  # torch's own graph code is not up to date with itself
+        warnings.simplefilter("ignore", FutureWarning)
+        module = copy.deepcopy(program.graph_module())  # which shares its weights with the program
+    module.double()
+    for node in module.graph.nodes:
+        node.args = tuple(map(_doubled, node.args))
+        node.kwargs = {name: _doubled(value) for name, value in node.kwargs.items()}
+    module.recompile()
+    return module
+
+
+def _doubled(argument: Any) -> Any:
+    """float64 where an operator is told to compute in float32."""
+    return torch.float64 if argument is torch.float32 else argument
 
 
 #: Operators whose number arguments become constants of a file, as weights do.

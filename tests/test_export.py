@@ -276,6 +276,53 @@ def test_a_wrong_pass_ends_the_export(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+class IllConditioned(nn.Module):
+    """A BatchNorm that divides by a deviation far below the mean of what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        nn.init.constant_(self.conv.bias, 3.7)
+        nn.init.constant_(self.norm.running_mean, 3.7)
+        nn.init.constant_(self.norm.running_var, 1e-8)
+        self.norm.eps = 1e-12
+
+    def forward(self, x):
+        return self.norm(self.conv(1e-4 * torch.tanh(x) + torch.zeros(1, dtype=torch.float32)))
+
+
+def folding_check(bundle):
+    (check,) = (c for c in bundle.manifest["program_checks"] if c["stage"] == "fold_batchnorm")
+    return check
+
+
+def test_what_rounding_hides_in_fp32_is_decided_in_float64(tmp_path):
+    bundle = export(IllConditioned(), image_size=8, formats="torch", output=tmp_path)
+    check = folding_check(bundle)
+    assert (check["status"], check["label"]) == ("verified", "torch in float64")
+    assert check["tolerance"] == 1e-5
+    assert check["comparisons"][0]["relative"] < 1e-6
+
+
+def test_where_fp32_agrees_it_is_enough(bundle):
+    assert folding_check(bundle)["label"] == "torch"
+
+
+def test_a_wrong_pass_is_wrong_in_float64_too(tmp_path, monkeypatch):
+    from edgevit.passes import fold_batchnorm
+
+    affine = fold_batchnorm._affine
+
+    def off(module, node):
+        right = affine(module, node)
+        return type(right)(right.scale * (1 + 3e-5), right.shift)
+
+    monkeypatch.setattr(fold_batchnorm, "_affine", off)
+    with pytest.raises(VerificationError, match="fold_batchnorm does not agree"):
+        export(IllConditioned(), image_size=8, formats="torch", output=tmp_path)
+
+
 def test_ctrl_c_leaves_the_old_bundle(tmp_path):
     """A real SIGINT in the middle of a real export, run as a user runs it."""
     old = tiny(tmp_path, formats=["torch"]).digest
@@ -295,3 +342,19 @@ def test_ctrl_c_leaves_the_old_bundle(tmp_path):
     assert "Traceback" not in err
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
     assert Bundle.open(tmp_path / "tiny").digest == old
+
+
+class Making(nn.Module):
+    """A forward that makes a tensor by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return self.linear(x) + torch.ones(1)
+
+
+def test_a_forward_that_makes_tensors_is_counted_too(tmp_path):
+    bundle = export(Making(), input_shape=(5, 4), output=tmp_path)
+    assert bundle.manifest["model"]["macs"] == 5 * 4 * 3

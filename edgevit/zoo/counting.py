@@ -1,9 +1,8 @@
 """Parameters and multiply-accumulates of a module.
 
 One MAC is one multiply-accumulate of a convolution or matrix product, counted by torch's flop
-counter
-(its total halved). Normalisation, activations, softmax and element-wise products are not counted:
-what the papers call FLOPs.
+counter (its total halved). Normalisation, activations, softmax and element-wise products are not
+counted: what the papers call FLOPs.
 """
 
 from __future__ import annotations
@@ -27,13 +26,21 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, inputs: Sequence[TensorSpec]) -> int:
-    """MACs of one forward pass at the inputs' shapes, computed without computing (meta tensors)."""
-    tensors = [torch.empty(spec.shape, device="meta") for spec in inputs]
+    """MACs of one forward pass at the inputs' shapes, computed without computing where possible."""
     # The counter hooks inputs that require a gradient, which a view of a parameter pretends to.
-    meta = copy.deepcopy(module).to("meta").requires_grad_(False)
+    copied = copy.deepcopy(module).requires_grad_(False)
+    try:
+        return _count(copied.to("meta"), [torch.empty(s.shape, device="meta") for s in inputs])
+    except Exception:
+        # Tensors that a forward makes by itself, or values that it looks at, need the real thing.
+        real = copy.deepcopy(module).requires_grad_(False)
+        return _count(real, [torch.zeros(spec.shape) for spec in inputs])
+
+
+def _count(module: nn.Module, tensors: Sequence[Tensor]) -> int:
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        meta(*tensors)
+        module(*tensors)
     return int(counter.get_total_flops()) // 2
 
 
