@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
+
+from platformdirs import user_cache_path
 
 from edgevit.errors import DeviceError
 
@@ -20,6 +25,7 @@ __all__ = [
     "Board",
     "Completed",
     "RemoteShell",
+    "ThisMachine",
     "ask",
     "ending",
     "last_line",
@@ -83,6 +89,46 @@ class RemoteShell(Protocol):
         ...
 
 
+class ThisMachine:
+    """The shell of this machine, to look it over as if it were a board."""
+
+    @property
+    def home(self) -> str:
+        """See :class:`RemoteShell`."""
+        return str(user_cache_path("edgevit"))
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout_s: float = 60,
+        environment: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """See :class:`RemoteShell`."""
+        try:
+            done = subprocess.run(
+                list(argv), input=input, capture_output=True, timeout=timeout_s, check=False,
+                env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            return _Ended(NOT_FOUND, b"", str(error).encode())
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DeviceError(f"cannot run {argv[0]} here: {error}") from error
+        return _Ended(done.returncode, done.stdout, done.stderr)
+
+    def put(self, local: Path, remote: str) -> None:
+        """See :class:`RemoteShell`."""
+        shutil.copyfile(local, remote)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
 @dataclass(frozen=True)
 class Board:
     """What a board tells before anything was brought there.
@@ -99,7 +145,8 @@ class Board:
         libc_version: of it.
         venv: whether that Python can make environments.
         free_bytes: room where edgevit's folder is.
-        busy: whether an agent measures there now.
+        holder: who measures there now, as far as is known (``user``, ``command``, ``since``); None
+            if nobody does.
         time: its clock, seconds since 1970.
     """
 
@@ -114,7 +161,7 @@ class Board:
     libc_version: str
     venv: bool
     free_bytes: int
-    busy: bool
+    holder: Mapping[str, Any] | None
     time: float
 
     @property

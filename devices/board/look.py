@@ -33,18 +33,21 @@ def free_bytes(folder: str) -> int:
     return shutil.disk_usage(folder).free
 
 
-def busy() -> bool:
-    """Whether an agent holds the lock of this machine; the same file as the agent's."""
+def holder() -> "object":
+    """What the agent that holds this machine's lock wrote there; null if nobody holds it."""
     try:
         import fcntl
 
         with open(os.path.join(tempfile.gettempdir(), "edgevit-agent.lock")) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                return json.loads(stream.read() or "{}")
+    except ValueError:
+        return {}
     except (ImportError, OSError):
-        return False
-    return False
+        return None
 
 
 def main() -> None:
@@ -62,7 +65,7 @@ def main() -> None:
         "libc_version": version,
         "venv": has("venv"),
         "free_bytes": free_bytes(sys.argv[1]),
-        "busy": busy(),
+        "holder": holder(),
         "time": time.time(),
     }
     print(json.dumps(told))

@@ -73,6 +73,6 @@ def board(**changes: Any) -> Any:
         "python": (3, 11, 2), "implementation": "cpython", "bits": 64,
         "executable": "/usr/bin/python3", "system": "Linux", "release": "6.1.0",
         "machine": "aarch64", "libc": "glibc", "libc_version": "2.36", "venv": True,
-        "free_bytes": 10 * 2**30, "busy": False, "time": 0.0,
+        "free_bytes": 10 * 2**30, "holder": None, "time": 0.0,
     }  # fmt: skip
     return Board(**{**values, **changes})

@@ -16,7 +16,8 @@ from edgevit.errors import DeviceError
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> LocalShell:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalShell:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # others measure on this machine
     return LocalShell(str(tmp_path / "home"))
 
 
@@ -30,26 +31,25 @@ def test_a_board_is_looked_at(version: str, shell: LocalShell) -> None:
     assert (board.bits, board.implementation, board.venv) == (64, "cpython", True)
     assert abs(board.time - time.time()) < 30
     assert board.free_bytes > 0
-    assert not board.busy
+    assert board.holder is None
     assert not Path(shell.home).exists(), "looking leaves nothing behind"
 
 
-def test_a_running_measurement_is_seen(
-    shell: LocalShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_a_running_measurement_is_seen(shell: LocalShell, tmp_path: Path) -> None:
     holder = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
-        "print('held', flush=True); time.sleep(60)"
+        "f.write(sys.argv[2]); f.flush(); print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path / "edgevit-agent.lock")], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert look(shell, sys.executable).busy
-        process.kill()
-    assert not look(shell, sys.executable).busy
+    for written, told in (('{"user": "ann"}', {"user": "ann"}), ("", {}), ("{", {})):
+        with subprocess.Popen(
+            [sys.executable, "-c", holder, str(tmp_path / "edgevit-agent.lock"), written],
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert look(shell, sys.executable).holder == told
+            process.kill()
+        assert look(shell, sys.executable).holder is None
 
 
 def test_no_python_says_what_to_do(shell: LocalShell) -> None:
@@ -110,6 +110,7 @@ def test_what_was_sent_is_kept_if_it_is_right(
     assert ask(shell, python, "keep", str(tmp_path), "look", data=good) == ["a"]
     assert sorted(ask(shell, python, "keep", str(tmp_path), "keep", data=good)) == ["a", "b"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+    assert ask(shell, python, "keep", str(tmp_path), "look", data={"a": "another"}) == []
 
 
 def test_what_is_installed(shell: LocalShell, tmp_path: Path) -> None:
