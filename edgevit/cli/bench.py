@@ -108,7 +108,9 @@ def bench(
     activation: Annotated[str | None, typer.Option(help="relu, as for export.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Size of the head.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224 or 800x1280.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights file, or owner/name on the hub.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to run on.")] = None,
     model_option: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the model's family or the block.")

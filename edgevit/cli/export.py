@@ -59,7 +59,8 @@ def export(
         typer.Option("--set", help="Option of the model's family, such as softmax_axis=space."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help=".safetensors, .pth or .pt; random without it.")
+        str | None,
+        typer.Option(help=".safetensors, .pth, .pt or owner/name on the hub; random without it."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random weights and of the test inputs.")] = 0,
     batch: Annotated[int, typer.Option(help="Batch size of the files.")] = 1,
