@@ -49,6 +49,15 @@ def test_export_prints_what_was_written(edgevit, tmp_path):
     assert "write onnx" in outcome.err
 
 
+def test_export_for_a_board(edgevit, tmp_path):
+    outcome = edgevit("export", "elevit", *TINY, "--for", "jetson-nano", "-o", tmp_path, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["path"].endswith("-jetson-nano")
+    facts = outcome.json["artifacts"]["onnx"]["facts"]
+    assert (facts["opset"], facts["ir_version"]) == (15, 8)
+    assert outcome.json["target"]["device"] == "jetson-nano"
+
+
 def test_export_as_json_is_the_manifest_alone(edgevit, tmp_path):
     outcome = edgevit("export", "elevit", *TINY, "-f", "torch", "-o", tmp_path, "--json")
     assert outcome.json["artifacts"]["torch"]["verification"]["status"] == "verified"
@@ -68,6 +77,9 @@ def test_export_as_json_is_the_manifest_alone(edgevit, tmp_path):
         (["elevit", "--image-size", "100"], 2, "multiples of 32"),
         (["elevit", "--weights", "none.pth"], 2, "no weights file"),
         (["nowhere:make"], 2, "No module named 'nowhere'"),
+        (["elevit", "--for", "jetson-nanno"], 2, "did you mean jetson-nano"),
+        (["elevit", "--for", "jetson-nano", "--opset", "17"], 2, "at most opset 15, which is"),
+        (["elevit", "--for", "jetson-nano", "-f", "tflite"], 2, "no runtime for tflite"),
     ],
 )
 def test_export_of_what_cannot_be(edgevit, in_tmp, arguments, code, message):
