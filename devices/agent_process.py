@@ -1,28 +1,27 @@
-"""The host's end of the line: start an agent, send it a job, read its events, see it end.
+"""The host's end of the conversation: send an agent a job, read its events, see it end.
 
-Whatever the command is (Python here, or ssh to a Python elsewhere), stdin and stdout are the
-agent's. It runs in a process group of its own, so that Ctrl-C reaches it through
-:meth:`AgentProcess.end` alone, and it ends by itself when stdin ends, so that nothing lives on if
-this process is killed.
+It is the same whatever the line is, a child process here or a channel of SSH (``devices.line``). An
+agent ends by itself when its stdin ends, so that nothing lives on if this process is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
+import platform
 import queue
-import signal
-import subprocess
-import threading
-from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from typing import IO, Any
+import sys
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
 
 from devices.base import SILENCE_S, Event, Job
+from devices.line import Line
 from edgevit.errors import DeviceError
 
-__all__ = ["FIELDS", "AgentProcess", "parse_event"]
+__all__ = ["FIELDS", "AgentProcess", "holder", "parse_event", "read_facts"]
 
 #: Fields that an event cannot be without, by its name.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -41,7 +40,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 #: Seconds that an agent has to end by itself: its own grace, and some.
 END_S = 4.0
-STDERR_LINES = 40
+#: So much of the command line is told to others.
+COMMAND_CHARACTERS = 200
 
 
 def parse_event(line: bytes) -> Event | None:
@@ -68,46 +68,19 @@ class AgentProcess:
     """A running agent.
 
     Args:
-        command: what starts it.
-        environment: variables on top of this process's own.
+        line: to the agent.
         where: the device, for messages.
-
-    Raises:
-        DeviceError: the command cannot be started.
     """
 
-    def __init__(
-        self, command: Sequence[str], *, environment: Mapping[str, str], where: str
-    ) -> None:
+    def __init__(self, line: Line, *, where: str) -> None:
+        self._line = line
         self._where = where
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DeviceError(
-                f"{where}: cannot start {command[0]}: {reason}", hint="is it installed there?"
-            ) from error
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._said: deque[str] = deque(maxlen=STDERR_LINES)
-        self._readers = [self._read(self._pump_stdout), self._read(self._pump_stderr)]
-
-    @property
-    def pid(self) -> int:
-        """Of the process that was started here."""
-        return self._process.pid
 
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Generator[Event, None, None]:
         """Send the job and yield its events; see :meth:`devices.base.Session.run`."""
         watch = _Attribution(job)
         try:
-            self._send(job.to_json())
+            self._send({**job.to_json(), "holder": holder()})
             while True:
                 event = self._next(silence_s, watch)
                 watch.see(event)
@@ -123,30 +96,24 @@ class AgentProcess:
 
     def end(self) -> None:
         """End the agent: by the end of its stdin, or else by force. Does nothing a second time."""
-        with contextlib.suppress(OSError):
-            self._pipe(self._process.stdin).close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
-        for reader in self._readers:
-            reader.join(END_S)
-        for stream in (self._process.stdout, self._process.stderr):
-            self._pipe(stream).close()
+        self._line.hang_up()
+        if self._line.wait(END_S) is None:
+            self._line.kill()
+        self._line.close()
 
     def _next(self, silence_s: float, watch: _Attribution) -> Event:
         """The next event, or the error event that says why there will be none."""
         try:
-            line = self._lines.get(timeout=silence_s)
+            line = self._line.lines.get(timeout=silence_s)
         except queue.Empty:
-            self._kill()
+            self._line.kill()
             return watch.error("hang", f"{self._where}: no word for {silence_s:g} s; killed")
         if line is None:
-            return watch.error("crash", self._obituary())
+            return watch.error(*self._obituary())
         try:
             event = parse_event(line)
         except ValueError as error:
-            self._kill()
+            self._line.kill()
             return watch.error("protocol", f"{self._where}: {error}")
         if event is None:
             text = line.decode("utf-8", "replace").strip()
@@ -154,49 +121,54 @@ class AgentProcess:
                     "message": f"not from the agent: {text[:200]}"}  # fmt: skip
         return event
 
-    def _obituary(self) -> str:
-        """How the agent died, with the end of what it said on stderr."""
-        try:
-            code = self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            return f"{self._where}: the agent closed its stdout and stayed; killed"
-        self._readers[1].join(END_S)
-        said = "\n".join(self._said)
-        return f"{self._where}: the agent {_ending(code)}" + (f"\n{said}" if said else "")
+    def _obituary(self) -> tuple[str, str]:
+        """How the agent ended, kind and words, with the end of what it said on stderr."""
+        ending = self._line.wait(END_S)
+        if ending is None:
+            self._line.kill()
+            return "crash", f"{self._where}: the agent closed its stdout and stayed; killed"
+        said = self._line.said() if ending.kind == "crash" else ""
+        return ending.kind, f"{self._where}: {ending.words}" + (f"\n{said}" if said else "")
 
     def _send(self, message: Mapping[str, Any]) -> None:
         # An agent that is gone cannot be told anything; its exit status says why.
-        with contextlib.suppress(OSError, ValueError):
-            stream = self._pipe(self._process.stdin)
-            stream.write(json.dumps(message, allow_nan=False).encode() + b"\n")
-            stream.flush()
+        with contextlib.suppress(OSError):
+            self._line.send(json.dumps(message, allow_nan=False).encode() + b"\n")
 
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
-    def _read(self, pump: Any) -> threading.Thread:
-        thread = threading.Thread(target=pump, daemon=True)
-        thread.start()
-        return thread
+def holder() -> dict[str, Any]:
+    """Who measures, for others who find the device busy."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user without a name
+        user = str(os.getuid())
+    return {
+        "user": f"{user}@{platform.node()}",
+        "pid": os.getpid(),
+        "command": command[:COMMAND_CHARACTERS],
+    }
 
-    def _pump_stdout(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._pipe(self._process.stdout):
-                self._lines.put(line)
-        self._lines.put(None)
 
-    def _pump_stderr(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._pipe(self._process.stderr):
-                self._said.append(line.decode("utf-8", "replace").rstrip())
+def read_facts(events: Generator[Event, None, None], *, where: str, hint: str) -> dict[str, Any]:
+    """The facts event of a job of that mode.
 
-    @staticmethod
-    def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-        assert stream is not None  # all three are pipes
-        return stream
+    Args:
+        events: of the job.
+        where: ``"here"``, or ``"on "`` and the device.
+        hint: what to do if there is none.
+
+    Raises:
+        DeviceError: the agent told none.
+    """
+    problem = "it told no facts"
+    with contextlib.closing(events):
+        for event in events:
+            if event["event"] == "facts":
+                return event
+            if event["event"] == "error":
+                problem = event["message"]
+    raise DeviceError(f"the agent cannot run {where}: {problem}", hint=hint)
 
 
 class _Attribution:
@@ -217,14 +189,3 @@ class _Attribution:
     def error(self, kind: str, message: str) -> Event:
         self.ended = True
         return {"event": "error", "id": self._current, "kind": kind, "message": message}
-
-
-def _ending(code: int) -> str:
-    """An exit status in words; shells report signals as 128 and up."""
-    number = -code if code < 0 else code - 128
-    if code < 0 or 128 < code < 160:
-        try:
-            return f"was killed by {signal.Signals(number).name}"
-        except ValueError:
-            return f"was killed by signal {number}"
-    return f"ended with exit status {code} before it was done"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from devices.agent_archive import agent_archive
-from devices.agent_process import AgentProcess
+from devices.agent_process import AgentProcess, read_facts
 from devices.base import SILENCE_S, Event, Job, thread_environment
+from devices.line import ChildLine
 from devices.profile import DeviceProfile, list_profiles, load_profile
-from edgevit.errors import DeviceError
 
 __all__ = ["LocalDevice", "LocalSession"]
 
@@ -69,17 +68,8 @@ class LocalSession:
 
     def facts(self) -> dict[str, Any]:
         """See :meth:`devices.base.Session.facts`."""
-        problem = "it told no facts"
-        with closing(self.run(Job("facts"), silence_s=60)) as events:
-            for event in events:
-                if event["event"] == "facts":
-                    return event
-                if event["event"] == "error":
-                    problem = event["message"]
-        raise DeviceError(
-            f"the agent cannot run here: {problem}",
-            hint=f"does `{self._python} --version` say Python 3.6 or newer?",
-        )
+        hint = f"does `{self._python} --version` say Python 3.6 or newer?"
+        return read_facts(self.run(Job("facts"), silence_s=60), where="here", hint=hint)
 
     def push(self, folder: Path) -> str:
         """The folder itself: it is here already."""
@@ -88,11 +78,12 @@ class LocalSession:
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Generator[Event, None, None]:
         """See :meth:`devices.base.Session.run`."""
         self.close()
-        self._process = AgentProcess(
+        line = ChildLine(
             [self._python, "-u", str(agent_archive())],
             environment={**thread_environment(job.threads), **self._environment},
             where="local",
         )
+        self._process = AgentProcess(line, where="local")
         return self._process.run(job, silence_s=silence_s)
 
     def stop(self) -> None:

@@ -34,8 +34,9 @@ tell them, memory is an error of kind "unsupported", and if it runs on another d
 are empty. Whatever was asked for one place and runs in another is a warning of kind "fallback", or
 an error where nothing of it runs there.
 
-A job names its mode: "facts", "check", "time" or "memory". A file that is not the one expected, or
-that computes something else than its golden outputs, is never timed.
+A job names its mode: "facts", "check", "time" or "memory", and may name its ``holder`` (user, pid
+and command of the host's end), which others read who find the device busy. A file that is not the
+one expected, or that computes something else than its golden outputs, is never timed.
 """
 
 PROTOCOL = 1

@@ -7,7 +7,7 @@ from . import lock, memory
 from .clock import clock_ns
 from .conditions import conditions
 from .control import Control, EventStream
-from .errors import AgentError, require
+from .errors import AgentError, optional, require
 from .subjects import Subject, failing_as
 from .timing import Rounds, Schedule, Stopwatch
 
@@ -23,6 +23,7 @@ class Job:
         threads = require(job, "threads", int, "the job")
         self._schedule = Schedule.from_json(job.get("schedule") or {})
         self._patience = float(job.get("wait_seconds", 600))
+        self._holder = optional(job, "holder", dict, "the job")
         self._emit = events.emit
         self._control = control
         seed = self._schedule.seed
@@ -162,11 +163,11 @@ class Job:
         """Have the device to ourselves, until this process ends."""
         told: List[bool] = []
 
-        def waiting() -> None:
+        def waiting(holder: Dict[str, Any]) -> None:
             if not told:
-                message = "another measurement runs on this device; waiting for its end"
-                self._emit("warning", id=None, kind="busy", message=message)
+                message = "{}; waiting for its end".format(lock.describe(holder))
+                self._emit("warning", id=None, kind="busy", message=message, holder=holder)
             told.append(True)
             self._emit("progress", id=None, stage="waiting")
 
-        lock.acquire(self._patience, self._control.wait, waiting)
+        lock.acquire(self._patience, self._control.wait, waiting, self._holder)
