@@ -92,7 +92,8 @@ def model_source(
         num_classes: for a name of the zoo.
         image_size: for a name of the zoo; else the input is (batch, in_chans, H, W).
         in_chans: channels of the image.
-        weights: file with the weights; without it a model of the zoo gets random ones.
+        weights: file with the weights, or repository on the Hugging Face hub; without it a model of
+            the zoo gets random ones.
         seed: of random weights.
         batch: first axis of the input.
         input_shape: shape without batch of an input that is no image (for factories and modules).
@@ -131,6 +132,7 @@ def _zoo_source(
     options: Mapping[str, Any],
 ) -> Source:
     from edgevit.zoo.factory import create_model
+    from edgevit.zoo.hub import locate_weights
     from edgevit.zoo.layers import as_pair
     from edgevit.zoo.randomize import randomize_, settle_
     from edgevit.zoo.registry import model_info
@@ -139,12 +141,13 @@ def _zoo_source(
     info = model_info(name)
     size = as_pair(info.image_size if image_size is None else image_size)
     classes = info.num_classes if num_classes is None else num_classes
+    file = locate_weights(weights) if weights is not None else None
     module = create_model(
         name,
         num_classes=classes,
         image_size=size,
         in_chans=in_chans,
-        weights=weights,
+        weights=file.path if file is not None else None,
         seed=seed,
         **options,
     )
@@ -158,7 +161,7 @@ def _zoo_source(
         "image_size": list(size),
         "in_chans": in_chans,
         "options": dict(options),
-        "weights": _weights_identity(weights, seed),
+        "weights": file.to_json() if file is not None else {"kind": "random", "seed": seed},
         "weights_sha256": hash_state(module),
     }
     return Source(info.name, "model", module, (image,), identity, preprocessing)
@@ -174,13 +177,15 @@ def _custom_source(
     preprocessing: Preprocessing,
 ) -> Source:
     from edgevit.zoo.factory import from_factory
+    from edgevit.zoo.hub import locate_weights
     from edgevit.zoo.layers import as_pair
     from edgevit.zoo.weights import hash_state, load_weights, read_state
 
     path = model if isinstance(model, str) else None
     module = from_factory(model) if isinstance(model, str) else model.eval()
-    if weights is not None:
-        load_weights(module, read_state(weights), source=Path(weights).name)
+    file = locate_weights(weights) if weights is not None else None
+    if file is not None:
+        load_weights(module, read_state(file.path), source=file.label)
     if input_shape is not None:
         if image_size is not None:
             raise UsageError("give image_size for an image or input_shape for anything else")
@@ -194,7 +199,7 @@ def _custom_source(
     identity = {
         "name": name,
         "factory": path,
-        "weights": {"kind": "file", "file": Path(weights).name} if weights else {"kind": "own"},
+        "weights": file.to_json() if file is not None else {"kind": "own"},
         "weights_sha256": hash_state(module),
     }
     return Source(
@@ -205,12 +210,6 @@ def _custom_source(
         identity,
         preprocessing if spec.kind == "image" else None,
     )
-
-
-def _weights_identity(weights: str | Path | None, seed: int) -> dict[str, Any]:
-    if weights is not None:
-        return {"kind": "file", "file": Path(weights).name}
-    return {"kind": "random", "seed": seed}
 
 
 def block_source(spec: BlockSpec, *, batch: int = 1, seed: int = 0) -> Source:

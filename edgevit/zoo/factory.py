@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgevit.errors import EdgevitError, FactoryError, OptionError, ShapeError
 from edgevit.tensorspec import TensorSpec
+from edgevit.zoo.hub import locate_weights
 from edgevit.zoo.layers import as_pair, check_classes
 from edgevit.zoo.registry import block_info, build_block, build_model, check_heads, model_info
 from edgevit.zoo.weights import load_weights, read_state
@@ -38,7 +39,9 @@ def create_model(
         num_classes: size of the head; the model's own default without it.
         image_size: height and width in pixels; the model's own default without it.
         in_chans: channels of the image.
-        weights: a ``.safetensors``, ``.pth`` or ``.pt`` file; fresh weights without it.
+        weights: a ``.safetensors``, ``.pth`` or ``.pt`` file, or a repository on the Hugging Face
+            hub, ``timm/efficientvit_m5.r224_in1k`` or ``hf-hub:owner/name``; fresh weights without
+            it.
         seed: of the fresh weights; the same seed gives the same weights.
         **options: options of the family, such as ``softmax_axis`` of EleViT.
 
@@ -50,6 +53,7 @@ def create_model(
         OptionError: an option does not exist or has an impossible value.
         ShapeError: the architecture cannot take that image size.
         WeightsError: the weights do not fit; nothing is loaded half.
+        UnavailableError: the hub cannot be reached, and the cache has nothing of it.
     """
     info = model_info(name)
     classes = info.num_classes if num_classes is None else num_classes
@@ -58,15 +62,16 @@ def create_model(
     as_pair(size)
     if not isinstance(in_chans, int) or in_chans < 1:
         raise OptionError("in_chans", expected="a whole number of at least 1", got=in_chans)
-    state = read_state(weights) if weights is not None else None
+    file = locate_weights(weights) if weights is not None else None
+    state = read_state(file.path) if file is not None else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(
             name, num_classes=classes, image_size=size, in_chans=in_chans, **options
         )
-    if state is not None:
+    if state is not None and file is not None:
         adapt = getattr(model, "adapt_state", None)  # released names, tables of another image size
-        load_weights(model, adapt(state) if adapt else state, source=Path(str(weights)).name)
+        load_weights(model, adapt(state) if adapt else state, source=file.label)
     return model.eval()
 
 

@@ -22,6 +22,8 @@ __all__ = ["hash_state", "load_weights", "read_state"]
 #: Keys under which training scripts store the weights among other things.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
 SHOWN = 8
+#: What weights are read from.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -37,7 +39,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix in {".pth", ".pt", ".bin"}:
+    if path.suffix in SUFFIXES:
         return _read_pickle(path)
     raise WeightsError(
         f"{path.name}: weights are read from .safetensors, .pth, .pt and .bin, "
