@@ -17,7 +17,7 @@ class Progress:
         yield
 
     def advance(self, name: str, done: float, total: float, detail: str = "") -> None:
-        """Work of known length has come to ``done`` of ``total``; ``detail`` is its present step."""
+        """Work of known length has come to ``done`` of ``total``; ``detail``: its present step."""
 
     def note(self, message: str) -> None:
         """Something the user should know."""
