@@ -10,13 +10,16 @@ from edgevit.errors import UnknownNameError
 from edgevit.report.compare import ALPHA, Comparison, Row
 from edgevit.report.pairs import called
 from edgevit.report.render import NOTHING, escape_markdown, significant
+from edgevit.report.rows import settings_in_words
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 __all__ = ["COMPARISON_FORMATS", "render_comparison", "rich_comparison"]
 
-WORDS = ("kind", "model", "input", "format", "precision", "device", "verdict")
+WORDS = (
+    "kind", "model", "input", "format", "precision", "backend", "options", "device", "verdict",
+)  # fmt: skip
 #: So many reasons are listed.
 LISTED = 10
 STYLES = {
@@ -120,22 +123,32 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         for heading, plain in PLAIN.items()
         if {line[heading] for line in lines} <= {lines[0][heading]} & {plain, lines[0]["kind"]}
     }
-    if len({line["model"] for line in lines}) == len({_subject(line) for line in lines}):
-        needless.add("input")
+    for heading, other in TELLING.items():
+        if all(len(values) == 1 for values in _values(lines, heading, other).values()):
+            needless.add(heading)
     headings = [heading for heading in lines[0] if heading not in needless]
     return headings, [[line[heading] for heading in headings] for line in lines]
 
 
 #: What goes without saying; a kind that all rows have, too.
-PLAIN = {"precision": "fp32", "threads": "1", "batch": "1", "kind": ""}
+PLAIN = {"precision": "fp32", "options": NOTHING, "threads": "1", "batch": "1", "kind": ""}
 
 
-def _subject(line: dict[str, str]) -> tuple[str, str]:
-    return line["model"], line["input"]
+#: Columns that are left out unless they differ between rows that are alike in another.
+TELLING = {"input": "model", "backend": "format"}
+
+
+def _values(lines: list[dict[str, str]], heading: str, other: str) -> dict[str, set[str]]:
+    """What stands in a column, by what stands in another."""
+    values: dict[str, set[str]] = {}
+    for line in lines:
+        values.setdefault(line[other], set()).add(line[heading])
+    return values
 
 
 def _line(row: Row, unit: str, rounds: bool) -> dict[str, str]:
     words: dict[str, Any] = called(row.result)
+    words["options"] = settings_in_words(words["options"]) or NOTHING
     cells = {name: str(value) or NOTHING for name, value in words.items()}
     cells |= {
         f"base ({unit})": _number(row.base_figure),

@@ -6,7 +6,6 @@ one for another; only what was measured on a device and checked is plotted.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from edgevit.measure.results import Result
 from edgevit.report.beside import published_rows
 from edgevit.report.columns import Column, pack
-from edgevit.report.rows import is_broken, machine_of, measured_row, runtime_of
+from edgevit.report.rows import is_broken, machine_of, measured_row, runtime_of, settings_in_words
 
 __all__ = ["DETAILS", "device_table", "page_tables"]
 
@@ -26,6 +25,8 @@ SUBJECT = (
     Column("input", "input", minor=True),
     Column("format", "format", minor=True),
     Column("precision", "precision", minor=True),
+    Column("backend", "backend", minor=True),
+    Column("options", "options", minor=True),
     Column("device", "device", minor=True),
     Column("threads", "threads", "count", minor=True),
     Column("batch", "batch", "count", minor=True),
@@ -110,7 +111,9 @@ def page_tables(results: Sequence[Result], *, published: bool) -> dict[str, Any]
     groups: dict[str, list[Result]] = {"measured": [], "emulated": [], "broken": []}
     for result in results:
         groups[_group(result)].append(result)
-    rows = {name: [_row(r) for r in group] for name, group in groups.items()}
+    backends = {(r.subject.format, r.subject.backend) for r in results}
+    several = len(backends) > len({r.subject.format for r in results})
+    rows = {name: [_row(r, backend=several) for r in group] for name, group in groups.items()}
     papers = _published(results) if published else []
     shown = {
         "measured": (*MEDIAN, STATUS, *TIMES, *COST, *STARTING, CHECK),
@@ -141,8 +144,8 @@ def _extra(details: Iterable[str]) -> tuple[str, ...]:
     return (*details, "kind", "block", "n", "d", "h", "rest", "unsteady")
 
 
-def _row(result: Result) -> Row:
-    """A result's row with its circumstances."""
+def _row(result: Result, *, backend: bool) -> Row:
+    """A result's row with its circumstances; the backend where the format does not tell it."""
     statistics = result.statistics
     timed = statistics is not None and not is_broken(result) and not result.context.device.emulated
     level = statistics.interval_level if timed and statistics else None
@@ -151,17 +154,19 @@ def _row(result: Result) -> Row:
         **_block(result),
         "input": _inputs(result),
         "device": _called(result),
+        "backend": result.subject.backend if backend else None,
+        "options": settings_in_words(result.subject.options),
         "unsteady": int(result.status in ("unstable", "stopped")),
         "interval_level": None if level is None else f"{100 * level:.1f} %",
         "notes": ("; ".join(statistics.notes) or None) if timed and statistics else None,
-        "settings": _words(result.subject.settings),
+        "settings": settings_in_words(result.subject.settings),
         "region": result.subject.region,
         "passes": ", ".join(result.subject.passes) or None,
         "verification_words": _check(result),
         "conditions_before": _weather(result.conditions.before),
         "conditions_after": _weather(result.conditions.after),
         "warnings": "; ".join(result.warnings) or None,
-        "protocol": _words(result.protocol),
+        "protocol": settings_in_words(result.protocol),
         "seed": result.context.seed,
     }
 
@@ -194,16 +199,6 @@ def _check(result: Result) -> str:
     if check.tolerance is not None:
         words.append(f"tolerated {check.tolerance:.2g} of the output's scale")
     return "; ".join(words)
-
-
-def _words(data: Mapping[str, Any]) -> str | None:
-    """Settings in words; what is not set is left out."""
-    parts = (
-        f"{key.replace('_', ' ')} {value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in data.items()
-        if value is not None
-    )
-    return "; ".join(parts) or None
 
 
 def _weather(conditions: Mapping[str, Any] | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Pairs:
 
 
 def pair_up(base: Iterable[Result], head: Iterable[Result], *, across_devices: bool) -> Pairs:
-    """Find each subject on both sides: same kind, name, format, precision, threads, batch, input.
+    """Find each subject on both sides: same name, format, backend, options, threads, batch, input.
 
     Subjects that differ in nothing but the passes that were applied belong together where that is
     unambiguous, since the passes may be what changed.
@@ -101,6 +102,8 @@ def called(result: Result) -> dict[str, Any]:
         "input": " ".join("x".join(map(str, spec.shape[1:])) for spec in subject.inputs),
         "format": subject.format,
         "precision": subject.precision,
+        "backend": subject.backend,
+        "options": dict(subject.options),
         "device": result.context.device.name,
         "threads": subject.threads,
         "batch": subject.batch,
@@ -144,7 +147,8 @@ def _key(result: Result, named: bool) -> Key:
     shapes = tuple(spec.shape for spec in s.inputs)
     device = result.context.device.name if named else None
     words = (device, s.kind, s.name, s.format, s.precision, s.backend)
-    return (*words, s.threads, s.batch, shapes, s.passes)
+    options = json.dumps(dict(s.options), sort_keys=True)
+    return (*words, options, s.threads, s.batch, shapes, s.passes)
 
 
 def _by_subject(first: Iterable[Key], second: Iterable[Key]) -> list[tuple[Key, Key]]:

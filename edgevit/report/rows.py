@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "machine_of",
     "measured_row",
     "runtime_of",
+    "settings_in_words",
 ]
 
 Row = dict[str, Any]
@@ -122,6 +124,16 @@ def machine_of(result: Result) -> Row:
         "cpu": cpu.get("model") if isinstance(cpu, Mapping) else None,
         "os": system.get("name") or system.get("system") if isinstance(system, Mapping) else None,
     }
+
+
+def settings_in_words(data: Mapping[str, Any]) -> str | None:
+    """Settings or options as a reader wants them; what is not set is left out."""
+    parts = (
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in data.items()
+        if value is not None
+    )
+    return "; ".join(parts) or None
 
 
 def _scaled(value: float | None, unit: float) -> float | None:

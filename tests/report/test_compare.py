@@ -251,6 +251,7 @@ def test_another_pass_does_not_make_it_another_subject() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"options": {"compute_unit": "ane"}},
         {"threads": 2}, {"batch": 2}, {"precision": "fp16"}, {"kind": "block"}, TORCH,
         {"inputs": (TensorSpec("image", (1, 3, 64, 64), "image"),)},
     ],
@@ -400,6 +401,18 @@ def test_the_input_is_shown_where_it_tells_rows_apart() -> None:
     both = [at(40), at(10, inputs=small)]
     assert "3x64x64" in render_comparison(compare_results(both, both))
     assert "3x224x224" not in render_comparison(compare_results(both[:1], both[:1]))
+
+
+def test_backend_and_options_are_shown_where_they_tell_rows_apart() -> None:
+    other = at(30, backend="trtexec", runtime_version="8.2")
+    text = render_comparison(compare_results([at(40), other], [at(40), other]))
+    assert "backend" in text
+    assert "trtexec" in text
+    assert "options" not in text
+    unit = at(30, options={"compute_unit": "ane"})
+    text = render_comparison(compare_results([at(40), unit], [at(40), unit]))
+    assert "compute unit ane" in text
+    assert "backend" not in text
 
 
 def test_within_the_limit_and_not_told() -> None:

@@ -137,6 +137,20 @@ def test_columns_that_tell_rows_apart_go_with_the_name() -> None:
     assert beneath(make_result(), make_result(threads=2, device="rpi5")) == ["device", "threads"]
 
 
+def test_backend_and_options_are_columns_where_they_differ() -> None:
+    def keys(*shown: Result) -> set[str]:
+        columns = page_tables(shown, published=False)["measured"]["columns"]
+        return {c["key"] for c in columns} & {"backend", "options"}
+
+    assert keys(make_result()) == set()
+    assert keys(make_result(), make_result(format="torch", backend="torch")) == set()
+    assert keys(make_result(), make_result(backend="trtexec")) == {"backend"}
+    unit = make_result(options={"compute_unit": "ane"})
+    assert keys(make_result(), unit) == {"options"}
+    measured = page_tables([make_result(), unit], published=False)["measured"]
+    assert column(measured, "options") == [None, "compute unit ane"]
+
+
 def test_every_row_carries_its_circumstances(results: list[Result]) -> None:
     before = {
         "governor": {"cpu0": "performance", "cpu1": "performance"},

@@ -290,8 +290,8 @@ def test_colours_follow_the_system_and_the_button(page: WebDriver) -> None:
     feature = [{"name": "prefers-color-scheme", "value": "dark"}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
     try:
-        assert ground() == "rgb(18, 22, 26)"
-        assert page.find_element(By.ID, "scheme").text == "Light colours"
+        until(page, lambda _: ground() == "rgb(18, 22, 26)")
+        until(page, lambda _: page.find_element(By.ID, "scheme").text == "Light colours")
     finally:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
