@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import typer
 
@@ -15,7 +16,8 @@ from edgevit.errors import EdgevitError
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
-#: Commands in the order of the help; each is the function of its own name in its own module.
+#: Commands in the order of the help; each is what has its own name in its own module: a function,
+#: or an app of commands.
 COMMANDS = {
     "models": "List models and attention blocks, or show one model in detail.",
     "export": "Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file.",
@@ -24,6 +26,7 @@ COMMANDS = {
     "table": "Show results as a table, with where every number comes from.",
     "compare": "Tell what got faster or slower between two sets of results.",
     "report": "Write results as one page of HTML, with plots, that works offline.",
+    "devices": "List devices; add, set up and check boards.",
     "doctor": "Show what is installed, and what each format and device lacks.",
 }
 
@@ -46,10 +49,17 @@ def make_app(command: str | None = None) -> typer.Typer:
     app.callback()(_options)
     for name, short in COMMANDS.items():
         if name == command:
-            app.command(name)(getattr(importlib.import_module(f"edgevit.cli.{name}"), name))
+            _add(app, name, getattr(importlib.import_module(f"edgevit.cli.{name}"), name))
         elif command is None:
             app.command(name, help=short)(_never_run)
     return app
+
+
+def _add(app: typer.Typer, name: str, command: Any) -> None:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
 
 
 def _never_run() -> None:

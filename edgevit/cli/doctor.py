@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -54,8 +55,24 @@ def _checked_by(name: str) -> str:
 
 def _devices() -> dict[str, Any]:
     from devices.base import devices
+    from devices.hosts import load_hosts
+    from edgevit.errors import UsageError
 
-    return {name: {"ready": True} for name in devices.names()}
+    report: dict[str, Any] = {name: {"ready": True} for name in devices.names()}
+    try:
+        hosts = load_hosts()
+    except UsageError as error:  # it is this command's business to say so, not to fail
+        return {**report, "boards": {"ready": False, "reason": error.message}}
+    missing = [] if find_spec("asyncssh") else ["asyncssh"]
+    for host in hosts.values():
+        report[host.name] = {
+            "ready": not missing,
+            "profile": host.profile,
+            "target": host.target,
+            "missing": missing,
+            "install": 'pip install "edgevit[ssh]"' if missing else None,
+        }
+    return report
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -75,5 +92,17 @@ def _print(report: dict[str, Any]) -> None:
         else:
             line(f"  {name:<16} lacks {', '.join(entry['missing'])}: {entry['install']}")
     line("devices")
-    for name in report["devices"]:
-        line(f"  {name:<16} ready")
+    for name, entry in report["devices"].items():
+        line(f"  {name:<16} {_device(name, entry)}")
+    if report["devices"].keys() == {"local"}:
+        line("  no boards are configured; `edgevit devices` tells how")
+
+
+def _device(name: str, entry: dict[str, Any]) -> str:
+    if entry.get("reason"):
+        return str(entry["reason"])
+    if entry.get("missing"):
+        return f"lacks {', '.join(entry['missing'])}: {entry['install']}"
+    if "target" in entry:
+        return f"{entry['profile']} at {entry['target']}; `edgevit devices check {name}` asks it"
+    return "ready"

@@ -1,8 +1,12 @@
-"""A board's shell that is this machine, with a home of its own; nothing is remote about it."""
+"""A board's shell that is this machine, with a home of its own; nothing is remote about it.
+
+And wheels of nothing, with the real pip to install them.
+"""
 
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,3 +80,31 @@ def board(**changes: Any) -> Any:
         "free_bytes": 10 * 2**30, "holder": None, "time": 0.0,
     }  # fmt: skip
     return Board(**{**values, **changes})
+
+
+def make_wheel(folder: Path, name: str, *needs: str) -> Path:
+    """A wheel of one empty module."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
+    files = {
+        f"{name}.py": f"'''{name}'''\n",
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
+    }
+    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(file, text)
+    return path
+
+
+def real_pip() -> Path:
+    """The wheel of pip that every Python carries."""
+    import ensurepip
+
+    folder = Path(ensurepip.__file__).parent / "_bundled"
+    (found,) = folder.glob("pip-*.whl")
+    return found

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from devices_kit import interpreter
-from local_shell import Ended, LocalShell
-from test_wheels import make_wheel
+from local_shell import Ended, LocalShell, make_wheel, real_pip
 
 import devices.setup
 from devices.profile import load_profile
@@ -22,15 +21,6 @@ from edgevit.errors import DeviceError, UnavailableError
 
 PROFILE = load_profile("generic-x86-64")
 PLAN = Plan({"tiny": "tiny==1.0"}, ("tiny",), ("nothing else",))
-
-
-def real_pip() -> Path:
-    """The wheel of pip that every Python carries."""
-    import ensurepip
-
-    folder = Path(ensurepip.__file__).parent / "_bundled"
-    (found,) = folder.glob("pip-*.whl")
-    return found
 
 
 @pytest.fixture

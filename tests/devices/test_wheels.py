@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_shell import board
+from local_shell import board, make_wheel
 
 from devices import wheels
 from devices.profile import load_profile
@@ -88,25 +88,6 @@ def test_what_is_installed_is_compared_with_the_plan() -> None:
     # NVIDIA's own build is not replaced.
     gpu = {"numpy": "1.24.4", "onnxruntime-gpu": "1.11.0"}
     assert satisfied(plan, gpu) == gpu
-
-
-def make_wheel(folder: Path, name: str, *needs: str) -> Path:
-    """A wheel of one empty module."""
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-    metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
-    files = {
-        f"{name}.py": f"'''{name}'''\n",
-        f"{info}/METADATA": metadata,
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\n"
-        "Tag: py3-none-any\n",
-    }
-    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(file, text)
-    return path
 
 
 @pytest.fixture
