@@ -62,6 +62,10 @@ class EdgevitError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes; the subclasses' own arguments are not what BaseException keeps.
+        return _revive, (type(self), self.args, self.__dict__)
+
     def to_json(self) -> dict[str, Any]:
         """The error as ``--json`` prints it."""
         return {
@@ -70,6 +74,13 @@ class EdgevitError(Exception):
             "hint": self.hint,
             "exit_code": self.exit_code,
         }
+
+
+def _revive(cls: type[EdgevitError], args: tuple[Any, ...], state: dict[str, Any]) -> EdgevitError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(EdgevitError):

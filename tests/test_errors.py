@@ -1,4 +1,5 @@
 import inspect
+import pickle
 
 import pytest
 
@@ -55,3 +56,18 @@ def test_to_json_has_everything_a_script_needs():
         "hint": "h",
         "exit_code": 2,
     }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EdgevitError("no", hint="do"),
+        OptionError("width", expected="more", got=[1, 2]),
+        UnknownNameError("model", "elevti", ["elevit"], listing="edgevit models"),
+        MissingExtraError("format coreml", ["coremltools"], "coreml"),
+    ],
+)
+def test_errors_cross_processes(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
