@@ -14,42 +14,44 @@ __all__ = ["run_all"]
 
 #: Seconds that devices have to end after Ctrl-C.
 GRACE_S = 20.0
+#: Seconds that they have after they were let go of.
+LAST_S = 5.0
 
 
 def run_all(works: Sequence[DeviceRun]) -> None:
     """Run all in threads of their own; Ctrl-C ends them, and what they have is written."""
+    # What is waited for are events of our own: a Thread.join() that Ctrl-C interrupts takes the
+    # thread for ended (Python 3.11), and an interpreter that leaves working threads may abort.
     workers = [threading.Thread(target=work.run, daemon=True) for work in works]
-    for worker in workers:
-        worker.start()
     try:
-        while any(worker.is_alive() for worker in workers):
-            _join(workers, 0.1)
+        for worker in workers:
+            worker.start()
+        while not _wait(works, 0.1):
             if any(_is_fatal(work.error) for work in works):
                 break
-    except KeyboardInterrupt:
-        _end(works, workers)
-        raise
     finally:
-        if any(worker.is_alive() for worker in workers):
-            _end(works, workers)
+        if not _wait(works, 0):
+            _end(works)
+        for work, worker in zip(works, workers, strict=True):
+            if work.over.is_set():
+                worker.join()
 
 
-def _end(works: Sequence[DeviceRun], workers: Sequence[threading.Thread]) -> None:
+def _end(works: Sequence[DeviceRun]) -> None:
     """Ask all to end, and leave those that do not."""
     for work in works:
         work.stop()
-    deadline = time.monotonic() + GRACE_S
     with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C waits no longer
-        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
-            _join(workers, 0.1)
+        _wait(works, GRACE_S)
     for work in works:
         work.abandon()
-    _join(workers, 5.0)
+    _wait(works, LAST_S)
 
 
-def _join(workers: Sequence[threading.Thread], seconds: float) -> None:
-    for worker in workers:
-        worker.join(seconds)
+def _wait(works: Sequence[DeviceRun], seconds: float) -> bool:
+    """Whether all are over within that time."""
+    deadline = time.monotonic() + seconds
+    return all(work.over.wait(max(0.0, deadline - time.monotonic())) for work in works)
 
 
 def _is_fatal(error: BaseException | None) -> bool:

@@ -103,6 +103,8 @@ class DeviceRun:
     error: BaseException | None = None
     #: Whether it was there at least once.
     reached: bool = False
+    #: Set when it has ended, and everything is reported.
+    over: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _session: Session | None = None
     _places: dict[Path, str] = field(default_factory=dict)
@@ -126,6 +128,7 @@ class DeviceRun:
             self.error = error
         finally:
             self.abandon()
+            self.over.set()
 
     def stop(self) -> None:
         """End soon; what is measured is reported. May be called from any thread."""
