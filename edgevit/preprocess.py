@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgevit.errors import OptionError
 
-__all__ = ["PHOTOGRAPH", "Preprocessing", "load_image"]
+__all__ = ["PHOTOGRAPH", "Preprocessing", "crop_image", "load_image"]
 
 #: A photograph that ships with edgevit (NASA, public domain), so that a real image is always at
 #: hand.
@@ -93,14 +93,7 @@ def load_image(
     Raises:
         OptionError: there is no such file, or it is no picture.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            picture = file.convert(preprocessing.color)
-    except (FileNotFoundError, IsADirectoryError, UnidentifiedImageError, OSError) as error:
-        raise OptionError("image", expected="a picture that can be read", got=str(path)) from error
-    pixels = np.asarray(_resize_and_crop(picture, size, preprocessing), dtype=np.float32)
+    pixels = np.asarray(crop_image(path, size, preprocessing), dtype=np.float32)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     low, high = preprocessing.value_range
     scaled = pixels / 255.0 * (high - low) + low
@@ -110,6 +103,22 @@ def load_image(
     mean = np.asarray(preprocessing.mean, dtype=np.float32)
     normalized = (scaled - mean) / np.asarray(preprocessing.std, dtype=np.float32)
     return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None], dtype=np.float32)
+
+
+def crop_image(path: str | Path, size: tuple[int, int], preprocessing: Preprocessing) -> Any:
+    """The part of a picture that a model sees, as a Pillow image of that height and width.
+
+    Raises:
+        OptionError: there is no such file, or it is no picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            picture = file.convert(preprocessing.color)
+    except (FileNotFoundError, IsADirectoryError, UnidentifiedImageError, OSError) as error:
+        raise OptionError("image", expected="a picture that can be read", got=str(path)) from error
+    return _resize_and_crop(picture, size, preprocessing)
 
 
 def _resize_and_crop(picture: Any, size: tuple[int, int], preprocessing: Preprocessing) -> Any:

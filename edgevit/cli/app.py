@@ -22,6 +22,7 @@ COMMANDS = {
     "models": "List models and attention blocks, or show one model in detail.",
     "export": "Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file.",
     "verify": "Check a bundle's files on this machine.",
+    "attend": "Draw what a model pays attention to over a picture.",
     "bench": "Check and time models and attention blocks on a device.",
     "table": "Show results as a table, with where every number comes from.",
     "compare": "Tell what got faster or slower between two sets of results.",

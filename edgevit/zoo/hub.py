@@ -106,11 +106,13 @@ def _file(repository: str, file: str, revision: str | None) -> Path | Exception:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, file, revision=revision))
+        path: str = hf_hub_download(repository, file, revision=revision)
     except EntryNotFoundError as error:  # also if nothing answers and the cache has nothing
-        return error
+        missing: Exception = error
+        return missing
     except Exception as error:
         raise _explained(repository, revision, error) from error
+    return Path(path)
 
 
 def _explained(repository: str, revision: str | None, error: Exception) -> EdgevitError:
