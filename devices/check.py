@@ -258,8 +258,8 @@ def _power(conditions: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _work(conditions: Mapping[str, Any], board: Board | None) -> Iterator[Finding]:
-    if board is not None and board.holder is not None:
-        yield Finding("others", "warning", _holder(board.holder), "yours would wait for its end")
+    if board is not None and board.busy:
+        yield Finding("others", "warning", board.busy, "yours would wait for its end")
     load = conditions.get("load_average")
     if load:
         text = f"load average {load[0]:.2f}"
@@ -288,17 +288,11 @@ def _silent(conditions: Mapping[str, Any], profile: DeviceProfile) -> Iterator[F
     if missing:
         text = f"it does not tell {', '.join(missing)}, as other {profile.name} do"
         hint = (
-            "`sudo apt install libraspberrypi-bin` brings vcgencmd; the user has to be in `video`"
+            "vcgencmd tells it (package raspi-utils or libraspberrypi-bin), to the group `video`"
             if "throttled" in missing
             else "what is not told cannot spoil a verdict, or excuse one"
         )
         yield Finding("conditions", "warning", text, hint)
-
-
-def _holder(told: Mapping[str, Any]) -> str:
-    who = f" by {told['user']}: `{told.get('command')}`" if told.get("user") else ""
-    since = f", since {told['since']} by its clock" if told.get("since") else ""
-    return f"a measurement runs there{who}{since}"
 
 
 def _advice(words: Sequence[str]) -> str:

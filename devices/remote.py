@@ -169,6 +169,16 @@ class Board:
         """``"3.11.2"``."""
         return ".".join(map(str, self.python))
 
+    @property
+    def busy(self) -> str | None:
+        """Who measures there now, in words; None if nobody does."""
+        told = self.holder
+        if told is None:
+            return None
+        who = f" by {told['user']}: `{told.get('command')}`" if told.get("user") else ""
+        since = f", since {told['since']} by its clock" if told.get("since") else ""
+        return f"a measurement runs there{who}{since}"
+
 
 def look(shell: RemoteShell, python: str = "python3") -> Board:
     """See what the board is.

@@ -146,6 +146,8 @@ class _Setup:
     def _make(self, plan: Plan, board: Board, *, keep: bool) -> None:
         """An environment with the packages; ``keep`` brings an older one up to date."""
         home = self._shell.home
+        if board.busy:
+            raise DeviceError(board.busy, hint="setup would disturb it: wait for its end")
         self._command(["mkdir", "-p", self._folder, f"{home}/tmp"])
         wheels = [] if self._online else self._bring(plan, board)
         self._command(["rm", "-f", f"{home}/venv/{MARK}"])

@@ -24,7 +24,9 @@ PLAN = Plan({"tiny": "tiny==1.0"}, ("tiny",), ("nothing else",))
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> LocalShell:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalShell:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))  # others measure on this machine
     return LocalShell(str(tmp_path / "board" / "edgevit"))
 
 
@@ -70,7 +72,8 @@ def test_a_bare_board_gets_an_environment_of_its_own(
     assert python_of(shell, "import sys; print(sys.prefix)") == f"{shell.home}/venv"
     # Wheels are gone, and nothing was written elsewhere.
     assert [p.name for p in Path(shell.home).iterdir()] == ["venv"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["board", "wheels"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["board", "tmp", "wheels"]
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_second_call_finds_nothing_to_do(shell: LocalShell, ready: SetupReport) -> None:
@@ -128,6 +131,24 @@ def test_an_older_version_is_brought_up_to_date(shell: LocalShell, ready: SetupR
     assert not old.exists()
 
 
+def test_an_update_that_was_cut_short_is_not_trusted(
+    shell: LocalShell, ready: SetupReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(site_of(shell) / "tiny-1.0.dist-info")
+
+    def gone(argv: Sequence[str]) -> None:
+        if "install" in argv:
+            raise CutError("connection lost")
+
+    shell.before = gone
+    with pytest.raises(CutError):
+        setup(shell, PROFILE)
+    shell.before = lambda argv: None
+    report = setup(shell, PROFILE, python=sys.executable)
+    assert "made an environment" in report.done[1]
+    assert report.versions == {"tiny": "1.0"}
+
+
 def test_an_environment_that_is_broken_is_made_anew(shell: LocalShell, ready: SetupReport) -> None:
     Path(environment_python(shell)).unlink()
     report = setup(shell, PROFILE, python=sys.executable)
@@ -161,6 +182,16 @@ def test_a_disk_without_room_is_told_before_anything_is_sent(
         setup(shell, PROFILE, python=sys.executable)
     assert shell.home in caught.value.message
     assert shell.sent == []
+
+
+def test_a_measurement_is_not_disturbed(
+    shell: LocalShell, wheels: list[Wheel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = replace(look(shell, sys.executable), holder={"user": "ann", "command": "edgevit bench"})
+    monkeypatch.setattr(devices.setup, "look", lambda *_: taken)
+    with pytest.raises(DeviceError, match="a measurement runs there by ann: `edgevit bench`"):
+        setup(shell, PROFILE, python=sys.executable)
+    assert not Path(shell.home).exists()
 
 
 def test_a_debian_without_venv_is_told_what_to_install(
