@@ -1,10 +1,12 @@
 """Sessions that share no lock with anything else on the machine, and files to run in them."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from devices_kit import make_dense, make_endless
+from sshd_kit import Boards, Sshd
 
 from devices.base import Subject
 from devices.local import LocalDevice, LocalSession
@@ -49,3 +51,28 @@ def dense(tmp_path: Path) -> Subject:
 def endless(tmp_path: Path) -> Subject:
     """A file whose one inference takes minutes inside native code; it cannot be checked."""
     return make_endless(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """One SSH server for all tests that leave it as it is."""
+    with Sshd(tmp_path_factory.mktemp("sshd")) as sshd:
+        yield sshd
+
+
+@pytest.fixture
+def user_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of whoever runs edgevit, with nothing in it."""
+    (tmp_path / "user" / ".ssh").mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path / "user"
+
+
+@pytest.fixture
+def boards(
+    shared_sshd: Sshd, user_home: Path, tmp_path: Path, environment: dict[str, str]
+) -> Iterator[Boards]:
+    """Boards behind the shared server, known to the user; their sessions are closed at the end."""
+    with Boards(shared_sshd, user_home, tmp_path / "board", sys.executable, environment) as boards:
+        yield boards
