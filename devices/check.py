@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from devices.base import Session
-from devices.profile import DeviceProfile
+from devices.profile import DeviceProfile, RuntimeProfile
 from devices.remote import Board, RemoteShell, ThisMachine, look
+from devices.wheels import Plan, plan_packages
 from edgevit.errors import DeviceError
 
 __all__ = ["Finding", "check", "findings"]
@@ -29,8 +30,12 @@ MODULES = {
     "torch": ("torch",),
     "tensorrt": ("tensorrt",),
 }
-#: Backends that `edgevit devices setup` does not bring.
-BROUGHT_OTHERWISE = ("torch", "tensorrt")
+#: What `edgevit devices setup` brings for a backend, in one version.
+DISTRIBUTIONS = {"onnxruntime": ("onnxruntime",), "tflite": ("ai-edge-litert",)}
+#: The highest opset that versions of onnxruntime read; those between read at least the lower one's.
+OPSETS = {"1.10": 15, "1.14": 18, "1.19": 21, "1.23": 23, "1.31": 26}
+#: What files are exported at unless the profile says less.
+DEFAULT_OPSET = 17
 
 MIB = 2**20
 DISK_LEAST, DISK_GOOD = 100 * MIB, 500 * MIB
@@ -125,7 +130,8 @@ def findings(
     conditions = facts.get("conditions") or {}
     yield _machine(facts, profile)
     yield _python(facts, profile)
-    yield from _runtimes(facts["runtimes"], profile, INSTALL.format(name=name))
+    plan = None if board is None else _plan(board, profile)
+    yield from _runtimes(facts["runtimes"], profile, plan, INSTALL.format(name=name))
     if board is not None:
         yield _disk(board)
     if clock_offset_s is not None:
@@ -136,6 +142,13 @@ def findings(
     yield from _work(conditions, board)
     yield from _memory(conditions)
     yield from _silent(conditions, profile)
+
+
+def _plan(board: Board, profile: DeviceProfile) -> Plan:
+    try:
+        return plan_packages(board, profile)
+    except DeviceError:
+        return Plan({}, ())
 
 
 def _machine(facts: Mapping[str, Any], profile: DeviceProfile) -> Finding:
@@ -165,26 +178,61 @@ def _python(facts: Mapping[str, Any], profile: DeviceProfile) -> Finding:
 
 
 def _runtimes(
-    runtimes: Mapping[str, str | None], profile: DeviceProfile, install: str
+    runtimes: Mapping[str, str | None], profile: DeviceProfile, plan: Plan | None, install: str
 ) -> Iterator[Finding]:
     if "numpy" not in runtimes:
         yield Finding("numpy", "problem", "is not installed, and the agent needs it", install)
     for backend, wanted in profile.runtimes.items():
         found = next((m for m in MODULES.get(backend, ()) if m in runtimes), None)
         if found is None:
-            needed = profile.default_format in wanted.formats and backend not in BROUGHT_OTHERWISE
-            level = "problem" if needed else "warning"
-            text = f"is not installed: no {' or '.join(wanted.formats)} files run there"
-            hint = None if backend in BROUGHT_OTHERWISE else install
-            yield Finding(backend, level, text, hint)
+            yield _absent(backend, wanted, profile, plan, install)
             continue
         version = runtimes[found]
-        shown = f"{version or 'of unknown version'} ({found})" if found != backend else str(version)
-        if version and wanted.version and _older(version, wanted.version):
-            text = f"{shown}, older than {wanted.version}, the newest that a {profile.name} runs"
-            yield Finding(backend, "warning", text, install)
-        else:
-            yield Finding(backend, "ok", shown)
+        shown = f"{version or 'of unknown version'}" + (f" ({found})" if found != backend else "")
+        level, text, hint = "ok", shown, None
+        newest = _newest(backend, wanted, plan)
+        if version and newest and _older(version, newest):
+            level, hint = "warning", install
+            text = f"{shown}, older than {newest}, the newest that this board runs"
+        most = _opset(backend, version)
+        if most is not None and most < min(wanted.max_opset or DEFAULT_OPSET, DEFAULT_OPSET):
+            level, text = "warning", f"{text}; it reads opset {most} at most"
+            hint = f"--opset {most} --ir-version 8, or a profile that says so, such as jetson-nano"
+        yield Finding(backend, level, text, hint)
+
+
+def _absent(
+    backend: str, wanted: RuntimeProfile, profile: DeviceProfile, plan: Plan | None, install: str
+) -> Finding:
+    formats = " or ".join(wanted.formats)
+    text = f"is not installed: no {formats} files run there"
+    if backend == "torch":
+        return Finding(backend, "ok", f"is not installed; setup leaves {formats} files out")
+    if plan is not None and not set(MODULES[backend]) & _roots(plan):
+        level = "problem" if wanted.formats == profile.formats else "warning"
+        hint = None if backend == "tensorrt" else "nothing has packages for it there"
+        return Finding(backend, level, text, hint)
+    needed = profile.default_format in wanted.formats and backend != "tensorrt"
+    return Finding(backend, "problem" if needed else "warning", text, install)
+
+
+def _newest(backend: str, wanted: RuntimeProfile, plan: Plan | None) -> str | None:
+    """What setup would install there; without a look at the board, what the profile knows."""
+    if plan is None:
+        return wanted.version
+    pinned = (plan.requirements.get(name, "") for name in DISTRIBUTIONS.get(backend, ()))
+    return next((text.partition("==")[2] for text in pinned if "==" in text), None)
+
+
+def _roots(plan: Plan) -> set[str]:
+    return {module.partition(".")[0] for module in plan.modules}
+
+
+def _opset(backend: str, version: str | None) -> int | None:
+    """The highest ONNX opset that a version reads at least; None if that is of no concern."""
+    if backend != "onnxruntime" or not version:
+        return None
+    return max((o for v, o in OPSETS.items() if not _older(version, v)), default=None)
 
 
 def _disk(board: Board) -> Finding:

@@ -92,7 +92,7 @@ def print_device(report: Mapping[str, Any]) -> None:
     runtimes, notes = profile.pop("runtimes", {}), profile.pop("notes", ())
     title, tested = profile.pop("title"), profile.pop("tested_on_hardware")
     _line(f"profile {profile.pop('name')}: {title}" + ("" if tested else f" ({NEVER})"))
-    _fields({k: v for k, v in profile.items() if v is not None})
+    _fields(profile)
     for name, runtime in runtimes.items():
         _line(f"  {name}: {_runtime(runtime)}")
     for note in notes:
@@ -140,14 +140,15 @@ def _section(title: str, values: Mapping[str, Any]) -> None:
 
 
 def _fields(values: Mapping[str, Any]) -> None:
-    width = max((len(key) for key in values), default=0)
-    for key, value in values.items():
+    kept = {key: value for key, value in values.items() if value not in (None, "", [], (), {})}
+    width = max((len(key) for key in kept), default=0)
+    for key, value in kept.items():
         _line(f"  {key:<{width}}  {_text(value)}")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items() if v is not None)
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items() if v not in (None, [], {}))
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value)
     return str(value)
