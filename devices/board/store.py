@@ -66,7 +66,7 @@ def age(path: str) -> float:
         return 0.0
 
 
-def receive(path: str, sha256: str, size: int) -> None:
+def receive(path: str, sha256: str, size: int) -> bool:
     """The next bytes of stdin, to that path if they are what they should be."""
     partial = "{}.{}.part".format(path, os.getpid())
     try:
@@ -80,8 +80,9 @@ def receive(path: str, sha256: str, size: int) -> None:
             if got == sha256:
                 os.replace(partial, path)
                 say(kept=sha256)
-                return
+                return True
         say(damaged=sha256, got=got)
+        return False
     finally:
         forget(partial)
 
@@ -246,9 +247,8 @@ def main() -> None:
                 missing[sha256] = (path, size)
         kind.make_room(sum(size for _, size in missing.values()))
         say(missing=list(missing))
-        for sha256, (path, size) in missing.items():
-            receive(path, sha256, size)
-        say(place=kind.finish())
+        if all([receive(path, sha256, size) for sha256, (path, size) in missing.items()]):
+            say(place=kind.finish())
     except DiskFullError:
         full(job, missing)
     except OSError as error:

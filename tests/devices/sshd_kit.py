@@ -68,10 +68,16 @@ def make_key(path: Path, *, passphrase: str = "", kind: str = "ed25519") -> Path
 
 
 class Sshd:
-    """A server; a context manager."""
+    """A server; a context manager.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it lives.
+        more: lines of its configuration.
+    """
+
+    def __init__(self, folder: Path, more: str = "") -> None:
         self.folder = folder
+        self.more = more
         self.port = free_port()
         self.home = folder / "home"
         self.key = folder / "user_key"
@@ -94,7 +100,7 @@ class Sshd:
     def start(self) -> None:
         """Start it, and wait until it greets."""
         config = self.folder / "sshd_config"
-        config.write_text(CONFIG.format(port=self.port, folder=self.folder))
+        config.write_text(CONFIG.format(port=self.port, folder=self.folder) + self.more)
         self._process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(config)],
             stdin=subprocess.DEVNULL,
