@@ -7,6 +7,7 @@ changes for speed; a model with random weights means nothing anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgevit.tensorspec import TensorSpec
 
 __all__ = ["randomize_", "settle_"]
+
+#: Items of noise that a BatchNorm's statistics are taken from; the fewest; and the numbers in one
+#: above which there are fewer, so that an image for detection takes no eight times its memory.
+ITEMS, FEWEST, LARGE = 8, 3, 2**20
 
 
 @torch.no_grad()
@@ -68,7 +73,7 @@ def settle_(model: nn.Module, inputs: Sequence[TensorSpec], seed: int = 0) -> nn
 
     Args:
         model: changed in place; its mode stays.
-        inputs: its inputs; eight items of noise are run through it.
+        inputs: its inputs; eight items of noise are run through it, fewer if they are large.
         seed: of the noise.
 
     Returns:
@@ -82,16 +87,22 @@ def settle_(model: nn.Module, inputs: Sequence[TensorSpec], seed: int = 0) -> nn
         norm.momentum = 1.0
         norm.train()
     generator = torch.Generator().manual_seed(seed)
-    model(*(_varied_noise(spec, generator) for spec in inputs))
+    items = max(FEWEST, min(ITEMS, ITEMS * LARGE // max(_numbers(spec) for spec in inputs)))
+    model(*(_varied_noise(spec, items, generator) for spec in inputs))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.train(model.training)
     return model
 
 
-def _varied_noise(spec: TensorSpec, generator: torch.Generator) -> Tensor:
-    shape = spec.with_batch(8).shape
+def _numbers(spec: TensorSpec) -> int:
+    """Numbers in one item."""
+    return math.prod(spec.shape[1:])
+
+
+def _varied_noise(spec: TensorSpec, items: int, generator: torch.Generator) -> Tensor:
+    shape = spec.with_batch(items).shape
     rest = (1,) * (len(shape) - 2)
-    contrast = torch.rand((8, *(1,) * (len(shape) - 1)), generator=generator) * 1.8 + 0.2
+    contrast = torch.rand((items, *(1,) * (len(shape) - 1)), generator=generator) * 1.8 + 0.2
     brightness = torch.randn((*shape[:2], *rest), generator=generator)
     return torch.randn(shape, generator=generator) * contrast + brightness

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from edgevit.errors import WeightsError
 from edgevit.zoo.checkpoints import Rule
 
-__all__ = ["WRAPPED", "join_rows", "resize_positions", "split_rows"]
+__all__ = ["WRAPPED", "join_rows", "resize_positions", "split_rows", "with_positions"]
 
 #: What training scripts put before the names of a model that they wrap.
 WRAPPED: Rule = (r"^(?:_orig_mod|module|backbone)\.", "")
@@ -86,3 +86,17 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, prefix_tokens: int
     image = rows.transpose(1, 2).reshape(-1, rows.shape[2], side, side)
     resized = F.interpolate(image.float(), grid, mode="bicubic", align_corners=False)
     return torch.cat([prefix, resized.to(table.dtype).flatten(2).transpose(1, 2)], 1)
+
+
+def with_positions(
+    state: Mapping[str, Tensor],
+    grid: tuple[int, int],
+    *,
+    prefix_tokens: int = 0,
+    name: str = "pos_embed",
+) -> dict[str, Tensor]:
+    """A state whose position table, if it has one, is resized by :func:`resize_positions`."""
+    adapted = dict(state)
+    if name in adapted:
+        adapted[name] = resize_positions(adapted[name], grid, prefix_tokens=prefix_tokens)
+    return adapted

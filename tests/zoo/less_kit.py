@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from edgevit.capture import capture
 from edgevit.tensorspec import TensorSpec
+from edgevit.zoo.attention.less_attention import diagonality_loss
 from edgevit.zoo.counting import count_macs, count_parameters
 from edgevit.zoo.factory import create_model
 from edgevit.zoo.randomize import randomize_
@@ -50,6 +51,18 @@ def rows(model, batch=3):
 def outputs(model, x):
     out = model(x)
     return out if isinstance(out, tuple) else (out,)
+
+
+def check_forward(model, reference, layers, atol=1e-5):
+    """The output and the loss are the reference's, which gives maps of so many layers too."""
+    model.eval()
+    x = torch.randn(2, 3, *model.config.image)
+    expected, maps = reference(model, x)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=atol)
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
+    assert len(maps) == layers
+    loss = sum((diagonality_loss(m) for m in maps), torch.zeros(()))
+    torch.testing.assert_close(model.forward_with_loss(x)[1], loss, rtol=1e-4, atol=1e-4)
 
 
 def check_batch_independence(model):

@@ -7,6 +7,7 @@ import torch
 from less_kit import (
     check_batch_independence,
     check_capture,
+    check_forward,
     check_training_step,
     counts,
     deviations,
@@ -22,7 +23,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgevit.errors import OptionError, ShapeError
-from edgevit.zoo.attention.less_attention import diagonality_loss
 from edgevit.zoo.factory import create_model
 from edgevit.zoo.models import swin
 from edgevit.zoo.models.swin import LessWindowAttention, Windows
@@ -178,14 +178,7 @@ def reference(model, x):
     ],
 )
 def test_the_forward_pass_is_swins_window_by_window(options):
-    model = small(**options)
-    x = torch.randn(2, 3, *model.config.image)
-    expected, maps = reference(model, x)
-    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
-    assert (expected[0] - expected[1]).abs().max() > 1e-2
-    loss = sum((diagonality_loss(m) for m in maps), torch.zeros(()))
-    assert len(maps) == (6 if "depths" in options else 0)
-    torch.testing.assert_close(model.forward_with_loss(x)[1], loss, rtol=1e-4, atol=1e-4)
+    check_forward(small(**options), reference, 6 if "depths" in options else 0)
 
 
 @pytest.mark.parametrize("options", [{}, {"image_size": (96, 160)}, LESS])

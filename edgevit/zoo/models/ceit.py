@@ -44,7 +44,7 @@ from edgevit.zoo.models.less_common import (
     token_attention,
 )
 from edgevit.zoo.registry import make_config, register_model
-from edgevit.zoo.states import WRAPPED, resize_positions, split_rows
+from edgevit.zoo.states import WRAPPED, split_rows, with_positions
 
 __all__ = ["CeiT", "CeiTConfig", "LocallyEnhancedFeedForward", "map_keys"]
 
@@ -189,12 +189,7 @@ class CeiT(LessModel):
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Released weights by our names, positions resized to this model's token map."""
-        adapted = map_keys(state)
-        if "pos_embed" in adapted:
-            adapted["pos_embed"] = resize_positions(
-                adapted["pos_embed"], self.config.grid, prefix_tokens=1
-            )
-        return adapted
+        return with_positions(map_keys(state), self.config.grid, prefix_tokens=1)
 
 
 PARTS = ("expand", "local", "reduce")

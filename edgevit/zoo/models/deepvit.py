@@ -49,7 +49,7 @@ from edgevit.zoo.models.less_common import (
     token_attention,
 )
 from edgevit.zoo.registry import make_config, register_model
-from edgevit.zoo.states import WRAPPED, resize_positions
+from edgevit.zoo.states import WRAPPED, with_positions
 
 __all__ = ["DeepViT", "DeepViTConfig", "ReAttention", "map_keys"]
 
@@ -186,12 +186,7 @@ class DeepViT(LessModel):
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Released weights by our names, positions resized to this model's token map."""
-        adapted = map_keys(state)
-        if "pos_embed" in adapted:
-            adapted["pos_embed"] = resize_positions(
-                adapted["pos_embed"], self.config.grid, prefix_tokens=1
-            )
-        return adapted
+        return with_positions(map_keys(state), self.config.grid, prefix_tokens=1)
 
 
 KEYS: tuple[Rule, ...] = (

@@ -27,7 +27,7 @@ from edgevit.zoo.checkpoints import Rule, rename
 from edgevit.zoo.layers import check_classes, check_multiple
 from edgevit.zoo.mixers import make_mixer
 from edgevit.zoo.registry import make_config, register_model
-from edgevit.zoo.states import WRAPPED, resize_positions
+from edgevit.zoo.states import WRAPPED, with_positions
 
 __all__ = ["Block", "DeiT", "DeiTConfig", "Mlp", "check_input", "init_weights_", "map_keys"]
 
@@ -151,12 +151,7 @@ class DeiT(nn.Module):
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Released weights by our names, positions resized to this model's token map."""
-        adapted = map_keys(state)
-        if "pos_embed" in adapted:
-            adapted["pos_embed"] = resize_positions(
-                adapted["pos_embed"], self.config.grid, prefix_tokens=1
-            )
-        return adapted
+        return with_positions(map_keys(state), self.config.grid, prefix_tokens=1)
 
 
 def _block(config: DeiTConfig) -> Block:

@@ -28,7 +28,7 @@ from edgevit.zoo.models.vix_common import (
     Positions,
     Settings,
     ToTokens,
-    register_row,
+    register_tables,
 )
 from edgevit.zoo.registry import make_config
 
@@ -139,16 +139,6 @@ TABLE_4 = {
     "ccn": (930_585, 101.61, 40.80, 67.81, 3.9),
 }
 
-for _table, _dataset, _rows in (("Table 3", CIFAR10, TABLE_3), ("Table 4", TINY_IMAGENET, TABLE_4)):
-    for _name, _figures in _rows.items():
-        _summary, _mixer, _note = VARIANTS[_name]
-        register_row(
-            _ccx,
-            _name,
-            _summary,
-            dataset=_dataset,
-            table=_table,
-            figures=_figures,
-            note=_note,
-            mixer=_mixer,
-        )
+register_tables(
+    _ccx, VARIANTS, {"Table 3": (CIFAR10, TABLE_3), "Table 4": (TINY_IMAGENET, TABLE_4)}
+)

@@ -39,6 +39,7 @@ __all__ = [
     "Settings",
     "ToTokens",
     "register_row",
+    "register_tables",
 ]
 
 #: What the tables say of a model, in their order; GPU memory is that of training with 64 images.
@@ -327,3 +328,34 @@ def register_row(
         published=dict(zip(COLUMNS[-len(figures) :], figures, strict=True)),
         note="; ".join((*counted, *([note] if note else []))) or None,
     )(function)
+
+
+def register_tables(
+    build: Callable[[dict[str, Any]], nn.Module],
+    variants: Mapping[str, tuple[str, str | None, str | None]],
+    tables: Mapping[str, tuple[Dataset, Mapping[str, Sequence[float]]]],
+    *,
+    notes: Mapping[tuple[str, Dataset], str] | None = None,
+) -> None:
+    """Register every row of some of the paper's tables.
+
+    Args:
+        build: makes a model from its options.
+        variants: by name, what it is, its attention block (None for the body's own), and a note.
+        tables: by the paper's word, what the table's rows are for, and the rows by name.
+        notes: what stands before the note of a single row.
+    """
+    for table, (dataset, rows) in tables.items():
+        for name, figures in rows.items():
+            summary, mixer, note = variants[name]
+            said = [n for n in ((notes or {}).get((name, dataset)), note) if n]
+            register_row(
+                build,
+                name,
+                summary,
+                dataset=dataset,
+                table=table,
+                figures=figures,
+                note="; ".join(said) or None,
+                mixer=mixer,
+            )

@@ -29,7 +29,7 @@ from edgevit.zoo.models.vix_common import (
     ConvFeedForward,
     Settings,
     ToTokens,
-    register_row,
+    register_tables,
 )
 from edgevit.zoo.registry import make_config
 
@@ -178,16 +178,6 @@ TABLE_4 = {
     "cvn": (851_416, 100.3, 45.47, 71.35, 4.0),
 }
 
-for _table, _dataset, _rows in (("Table 3", CIFAR10, TABLE_3), ("Table 4", TINY_IMAGENET, TABLE_4)):
-    for _name, _figures in _rows.items():
-        _summary, _mixer, _note = VARIANTS[_name]
-        register_row(
-            _cvx,
-            _name,
-            _summary,
-            dataset=_dataset,
-            table=_table,
-            figures=_figures,
-            note=_note,
-            mixer=_mixer,
-        )
+register_tables(
+    _cvx, VARIANTS, {"Table 3": (CIFAR10, TABLE_3), "Table 4": (TINY_IMAGENET, TABLE_4)}
+)

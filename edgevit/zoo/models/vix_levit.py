@@ -30,7 +30,7 @@ from edgevit.zoo.models.vix_common import (
     ConvFeedForward,
     Settings,
     ToTokens,
-    register_row,
+    register_tables,
 )
 from edgevit.zoo.registry import make_config
 
@@ -164,18 +164,9 @@ MISPRINT = (
     "662,410 is a misprint: the architecture has 622,410, with which its Tiny ImageNet row agrees"
 )
 
-for _table, _dataset, _rows in (("Table 3", CIFAR10, TABLE_3), ("Table 4", TINY_IMAGENET, TABLE_4)):
-    for _name, _figures in _rows.items():
-        _summary, _mixer, _note = VARIANTS[_name]
-        if (_name, _dataset) == ("levip", CIFAR10):
-            _note = f"{MISPRINT}; {_note}"
-        register_row(
-            _levix,
-            _name,
-            _summary,
-            dataset=_dataset,
-            table=_table,
-            figures=_figures,
-            note=_note,
-            mixer=_mixer,
-        )
+register_tables(
+    _levix,
+    VARIANTS,
+    {"Table 3": (CIFAR10, TABLE_3), "Table 4": (TINY_IMAGENET, TABLE_4)},
+    notes={("levip", CIFAR10): MISPRINT},
+)
