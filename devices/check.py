@@ -78,7 +78,9 @@ class Finding:
         return asdict(self)
 
 
-def check(session: Session, profile: DeviceProfile, name: str) -> list[Finding]:
+def check(
+    session: Session, profile: DeviceProfile, name: str, *, emulated: bool = False
+) -> list[Finding]:
     """Look a device over.
 
     Args:
@@ -86,6 +88,7 @@ def check(session: Session, profile: DeviceProfile, name: str) -> list[Finding]:
             phone's by the Mac that it is attached to.
         profile: of the device.
         name: the device's, for hints.
+        emulated: it is known to be a stand-in.
     """
     # Of a phone, all that can be looked over is what carries it.
     session = getattr(session, "carrier", session)
@@ -95,7 +98,8 @@ def check(session: Session, profile: DeviceProfile, name: str) -> list[Finding]:
         return [Finding("agent", "problem", error.message, error.hint)]
     shell = session if hasattr(session, "execute") else ThisMachine() if name == "local" else None
     board, offset = (None, None) if shell is None else _look(shell, facts)
-    return list(findings(facts, profile, name, board=board, clock_offset_s=offset))
+    found = findings(facts, profile, name, board=board, clock_offset_s=offset, emulated=emulated)
+    return list(found)
 
 
 def _look(shell: Any, facts: Mapping[str, Any]) -> tuple[Board | None, float | None]:
@@ -117,6 +121,7 @@ def findings(
     *,
     board: Board | None = None,
     clock_offset_s: float | None = None,
+    emulated: bool = False,
 ) -> Iterator[Finding]:
     """Judge what a device told.
 
@@ -126,10 +131,12 @@ def findings(
         name: the device's, for hints.
         board: the look at the machine, if there was one.
         clock_offset_s: how far its clock is ahead.
+        emulated: it is known to be a stand-in.
     """
     conditions = facts.get("conditions") or {}
     yield _machine(facts, profile)
-    yield _python(facts, profile)
+    yield from _emulation(facts, emulated)
+    yield _python(facts)
     plan = None if board is None else _plan(board, profile)
     yield from _runtimes(facts["runtimes"], profile, plan, INSTALL.format(name=name))
     if board is not None:
@@ -167,12 +174,20 @@ def _machine(facts: Mapping[str, Any], profile: DeviceProfile) -> Finding:
         text = f"{shown}: its processor is {arch}, the profile {profile.name} is for {profile.arch}"
         return Finding("machine", "problem", text, "another profile: `edgevit devices` lists them")
     if profile.cores is not None and cpus != profile.cores:
-        text = f"{shown}; a {profile.name} has {profile.cores}"
+        text = f"{shown}; {profile.title} has {profile.cores}"
         return Finding("machine", "warning", text, "is it the board that the profile is of?")
     return Finding("machine", "ok", shown)
 
 
-def _python(facts: Mapping[str, Any], profile: DeviceProfile) -> Finding:
+def _emulation(facts: Mapping[str, Any], known: bool) -> Iterator[Finding]:
+    if known:
+        yield Finding("emulated", "ok", "a stand-in, as configured: no table shows its times")
+    elif facts.get("emulated"):
+        text = f"this is no real {facts['machine']['arch']} machine: {facts['emulated']}"
+        yield Finding("emulated", "warning", text, "add it with --emulated, and --force")
+
+
+def _python(facts: Mapping[str, Any]) -> Finding:
     python = facts["python"]
     return Finding("python", "ok", f"{python['version']}, {python.get('executable')}")
 

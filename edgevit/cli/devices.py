@@ -203,7 +203,7 @@ def check(
     try:
         session = _open(device, found)
         with session:
-            found += run(session, device.profile, device.name)
+            found += run(session, device.profile, device.name, emulated=device.emulated)
     except DeviceError as error:
         found.append(_unreachable(error))
     problems = [finding for finding in found if finding.level == "problem"]
@@ -299,12 +299,12 @@ def _check_attached(attached_to: str | None, attached: str | None, profile: str)
     if attached_to is not None and attached is None:
         raise OptionError(
             "--attached",
-            expected=f"what is attached: a {profile} is reached through {attached_to}",
+            expected=f"what is attached: {profile} is reached through {attached_to}",
             got=None,
             hint="`xcrun devicectl list devices` there lists identifiers",
         )
     if attached_to is None and attached is not None:
-        raise OptionError("--attached", expected=f"nothing: a {profile} is no phone", got=attached)
+        raise OptionError("--attached", expected=f"nothing: {profile} is no phone", got=attached)
 
 
 def _environment(items: list[str] | None) -> dict[str, str]:

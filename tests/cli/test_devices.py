@@ -111,7 +111,7 @@ def test_the_same_as_json(edgevit, tmp_path):
         (("pi", "-p", "rpi4", "--host", "a", "--port", "70000"), "port: expected 1 to 65535"),
         (("pi", "-p", "rpi4", "--host", "a", "--identity", "/none"), "--identity: expected"),
         (("pi", "-p", "rpi4", "--host", "a", "--env", "A"), "--env: expected NAME=VALUE"),
-        (("pi", "-p", "rpi4", "--host", "a", "--attached", "x"), "a rpi4 is no phone"),
+        (("pi", "-p", "rpi4", "--host", "a", "--attached", "x"), "rpi4 is no phone"),
         (("pi", "-p", "apple-a13", "--host", "a"), "a Mac with Xcode"),
         (("pi", "-p", "rpi4"), "--host"),
     ],

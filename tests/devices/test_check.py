@@ -67,6 +67,8 @@ def test_a_good_board_has_nothing_to_complain_of() -> None:
         ("machine/arch", "x86_64", "machine", "problem", "x86-64, the profile rpi4 is for arm64",
          "edgevit devices"),
         ("cpu/count", 2, "machine", "warning", "2 CPUs", "is it the board"),
+        ("emulated", "qemu runs it", "emulated", "warning", "no real aarch64 machine: qemu",
+         "--emulated"),
         ("runtimes/numpy", None, "numpy", "problem", "not installed", "edgevit devices setup pi"),
         ("runtimes/onnxruntime", None, "onnxruntime", "problem", "no onnx files", "setup pi"),
         ("runtimes/onnxruntime", "1.19.2", "onnxruntime", "warning",
