@@ -193,11 +193,15 @@ def look(shell: RemoteShell, python: str = "python3") -> Board:
     told = ask(shell, python, "look", shell.home)
     board = Board(**{**told, "python": tuple(told["python"])})
     if board.python < (3, 6):
-        raise DeviceError(
-            f"{python} on the board is Python {board.python_version}; the agent needs 3.6",
-            hint="install a newer one there and name it with --python",
-        )
+        raise _too_old(python, board.python_version)
     return board
+
+
+def _too_old(python: str, version: str) -> DeviceError:
+    return DeviceError(
+        f"{python} on the board is Python {version}; the agent needs 3.6",
+        hint="install a newer one there and name it with --python",
+    )
 
 
 def run_script(
@@ -231,6 +235,9 @@ def ask(shell: RemoteShell, python: str, script: str, *arguments: str, data: obj
             f"there is no {python} on the board",
             hint="`sudo apt install python3` there, or name another with --python",
         )
+    if done.status and b"SyntaxError" in done.stderr:
+        version = shell.execute([python, "-c", "import sys; print(sys.version.split()[0])"])
+        raise _too_old(python, last_line(version.stdout))
     if done.status:
         raise DeviceError(f"{python} on the board {ending(done.status)}: {last_line(done.stderr)}")
     try:

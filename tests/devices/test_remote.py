@@ -62,7 +62,7 @@ def test_a_python_that_is_too_old(shell: LocalShell) -> None:
     python = interpreter("2.7")
     if python is None:
         pytest.skip("there is no Python 2.7 here")
-    with pytest.raises(DeviceError):
+    with pytest.raises(DeviceError, match=r"is Python 2\.7\.\d+; the agent needs 3\.6"):
         look(shell, python)
     told = look(shell, sys.executable).__dict__ | {"python": [3, 5, 3]}
     shell.answers["python3"] = Ended(0, json.dumps(told).encode(), b"")
