@@ -6,7 +6,11 @@ READY := $(VENV)/.ready
 # Threads of the numeric libraries while tests run side by side.
 JOBS ?= 2
 
-.PHONY: demo test test-slow check format bench index clean help
+# What `make zoo` looks at: ONLY="efficientvit_*" FORMATS=onnx
+ONLY ?=
+FORMATS ?= onnx,coreml,tflite
+
+.PHONY: demo test test-slow check format bench index zoo docs clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +19,8 @@ help:
 	@echo "make check      lint, formatting, types, import contracts, generated files"
 	@echo "make bench      side-by-side benchmarks (keep the machine quiet)"
 	@echo "make index      write edgevit/zoo/index.json anew after a change to the zoo"
+	@echo "make zoo        every model and block in every format (about two hours; goes on where it was)"
+	@echo "make docs       write docs/models.md anew"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"edgevit is developed with Python 3.10 to 3.12, {sys.executable} is {v[0]}.{v[1]}; say make PYTHON=python3.12 ...")'
@@ -40,6 +46,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m edgevit.zoo.index --check
+	$(BIN)/python -m benchmarks.models_page --check
 
 format: $(READY)
 	$(BIN)/ruff check --fix
@@ -50,6 +57,13 @@ bench: $(READY)
 
 index: $(READY)
 	$(BIN)/python -m edgevit.zoo.index
+
+zoo: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo_matrix $(ONLY) --format $(FORMATS) --jobs $(JOBS); \
+	  status=$$?; $(BIN)/python -m benchmarks.models_page; exit $$status
+
+docs: $(READY)
+	$(BIN)/python -m benchmarks.models_page
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -16,7 +16,7 @@ import torch
 from edgevit.registry import entry_points
 from edgevit.tensorspec import TensorSpec
 from edgevit.zoo import registry
-from edgevit.zoo.counting import count_macs, count_parameters
+from edgevit.zoo.counting import count_macs, count_parameters, count_torchsummary
 from edgevit.zoo.layers import as_pair
 
 __all__ = ["build_index"]
@@ -56,6 +56,9 @@ def _model(info: registry.ModelInfo) -> dict[str, Any]:
         "note": info.note,
         "params": count_parameters(model),
         "macs": count_macs(model, [image]),
+        "params_torchsummary": (
+            count_torchsummary(model, [image]) if "params" in info.published else None
+        ),
     }
 
 

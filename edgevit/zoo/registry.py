@@ -56,7 +56,8 @@ class ModelInfo:
     ``params`` (trainable scalars) and ``macs`` (multiply-accumulates of one image at
     ``image_size``, convolutions and matrix products only) come from the index; they are None for a
     model that is not in it. ``published`` holds the paper's own figures under the paper's own
-    words.
+    words; ``params_torchsummary`` is the count by the narrower rule of a paper that prints whole
+    numbers (see :func:`edgevit.zoo.counting.count_torchsummary`).
     """
 
     name: str
@@ -72,6 +73,7 @@ class ModelInfo:
     note: str | None = None
     params: int | None = None
     macs: int | None = None
+    params_torchsummary: int | None = None
 
     @property
     def family(self) -> str:
@@ -258,6 +260,7 @@ def model_info(name: str) -> ModelInfo:
             published={},
             params=None,
             macs=None,
+            params_torchsummary=None,
         )
     raise UnknownNameError("model", name, [*models, *aliases], listing="edgevit models")
 
