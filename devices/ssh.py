@@ -20,11 +20,12 @@ An agent that lived on over there, because the board could not notice, is ended 
 from __future__ import annotations
 
 import importlib.util
+import re
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from devices.agent_archive import archive_bytes, archive_name
 from devices.agent_process import AgentProcess, read_facts
@@ -42,9 +43,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Completed", "SshDevice", "SshSession"]
 
+T = TypeVar("T")
+
 #: What the store may take of a board's disk.
 STORE_BYTES = 4 * 2**30
 FACTS_S = 120.0
+#: How runtimes refuse files that are newer than they.
+TOO_NEW = re.compile(r"opset|IR version|op.*version", re.IGNORECASE)
 
 HOME = (
     r'home=${EDGEVIT_HOME:-"$HOME/.cache/edgevit"}; printf "%s\n" "$home"; '
@@ -162,13 +167,13 @@ class SshSession:
         """
         from devices.ssh_store import Shipment
 
-        return self._ship(Shipment.of_folder(folder, STORE_BYTES), progress)
+        shipment = Shipment.of_folder(folder, STORE_BYTES)
+        return self._reliably(lambda: self._ship(shipment, progress))
 
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Generator[Event, None, None]:
         """See :meth:`devices.base.Session.run`."""
         self._end()
-        agent = self._bring_agent()
-        self._start(agent, job)
+        self._reliably(lambda: self._start(self._bring_agent(), job))
         assert self._process is not None
         warnings, self._warnings = self._warnings, []
         return self._events(warnings, self._process.run(job, silence_s=silence_s))
@@ -219,8 +224,9 @@ class SshSession:
         Raises:
             DeviceError: the board is gone, or the command did not end in time.
         """
-        self._ready()
-        return self._execute(argv, input=input, timeout_s=timeout_s, environment=environment)
+        return self._reliably(
+            lambda: self._execute(argv, input=input, timeout_s=timeout_s, environment=environment)
+        )
 
     def put(self, local: Path, remote: str) -> None:
         """Bring a file to the board: there whole or not at all.
@@ -275,6 +281,17 @@ class SshSession:
         while self._left:
             pid, word = self._left.pop()
             self._connection.kill_process(pid, word)
+
+    def _reliably(self, work: Callable[[], T]) -> T:
+        """Do it over a connection; over a new one if the loss shows before anything started."""
+        from devices.ssh_connection import LostError
+
+        self._ready()
+        try:
+            return work()
+        except LostError:
+            self._ready()
+            return work()
 
     def _ready(self) -> None:
         """Have a connection: the one there is, or a new one, once."""
@@ -348,7 +365,6 @@ class SshSession:
     def _ship(self, shipment: Any, progress: Progress | None = None) -> str:
         from devices.ssh_store import ship
 
-        self._ready()
         return ship(
             self._connection,
             shipment,
@@ -359,10 +375,9 @@ class SshSession:
         )
 
     def _bring_agent(self) -> str:
-        """The agent's path on the board; once a connection."""
+        """The agent's path on the board; it is brought once a connection."""
         from devices.ssh_store import Content, Shipment
 
-        self._ready()
         if self._agent is None:
             content = Content.of_bytes(archive_bytes(), archive_name())
             self._agent = self._ship(Shipment("agent", archive_name(), (content,)))
@@ -382,10 +397,27 @@ class SshSession:
     ) -> Generator[Event, None, None]:
         try:
             yield from warnings
-            yield from events
+            for event in events:
+                yield self._advised(event)
         finally:
             events.close()
             self._note_loss()
+
+    def _advised(self, event: Event) -> Event:
+        """An error with what to do about it, where that is known."""
+        kind, message = event.get("kind"), str(event.get("message"))
+        if event["event"] != "error":
+            return event
+        if kind == "runtime-missing":
+            advice = f"`edgevit devices setup {self._host.name}` brings the runtimes"
+        elif kind == "load" and TOO_NEW.search(message):
+            advice = f"`edgevit export ... --for {self._host.profile}` writes what it reads"
+        elif kind == "crash" and "SIGKILL" in message:
+            advice = "its system does that when memory runs out: see `dmesg` there"
+        else:
+            return event
+        first, *rest = message.split("\n", 1)
+        return {**event, "message": "\n".join([f"{first}; {advice}", *rest])}
 
     def _environment(self, threads: int) -> dict[str, str]:
         return {

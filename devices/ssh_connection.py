@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 import asyncssh
 
 from devices.hosts import Host
-from devices.ssh_login import Patience, Way, reach
+from devices.ssh_login import Client, Patience, Way, reach
 from edgevit.errors import DeviceError
 
-__all__ = ["RemoteCommand", "SshConnection"]
+__all__ = ["LostError", "RemoteCommand", "SshConnection"]
 
 T = TypeVar("T")
 
@@ -41,10 +41,15 @@ KILL = (
 )
 KILL_S = 10.0
 CLOSE_S = 5.0
+SETTLE_S = 0.5
 #: A greeting longer than this is not kept.
 GREETING_BYTES = 1 << 16
 
 Sink = Callable[[bytes], None]
+
+
+class LostError(DeviceError):
+    """The connection is lost, and what was to be started was not."""
 
 
 class RemoteCommand(asyncssh.SSHClientSession[bytes]):
@@ -186,6 +191,7 @@ class SshConnection:
         self._thread.start()
         self._opened: list[asyncssh.SSHClientConnection] = []
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._client = Client()
 
     @property
     def alive(self) -> bool:
@@ -219,7 +225,8 @@ class SshConnection:
             timeout_s: for the board to start it; None waits until the connection counts as lost.
 
         Raises:
-            DeviceError: the connection is lost, or the board starts no command.
+            LostError: the connection is lost.
+            DeviceError: the board starts no command.
         """
         marker = f"edgevit-{secrets.token_hex(8)}"
         words = [f"{name}={value}" for name, value in (environment or {}).items()]
@@ -283,7 +290,8 @@ class SshConnection:
     async def _connect(self) -> asyncssh.SSHClientConnection:
         self._drop()
         try:
-            return await reach(Way.to(self.host), self.patience, self._opened)
+            self._client = Client()
+            return await reach(Way.to(self.host), self.patience, self._opened, self._client)
         except BaseException:
             self._drop()
             raise
@@ -291,7 +299,7 @@ class SshConnection:
     async def _start(self, command: str, marker: str, stdout: Sink, stderr: Sink) -> RemoteCommand:
         connection = self._connection
         if connection is None or connection.is_closed():
-            raise self._error("the connection is lost")
+            raise self._lost()
         try:
             _, session = await connection.create_session(
                 lambda: RemoteCommand(marker, stdout, stderr),
@@ -300,10 +308,13 @@ class SshConnection:
                 request_pty=False,
                 x11_forwarding=False,
             )
-        except asyncssh.ChannelOpenError as error:
-            raise self._error(f"it starts no command: {error.reason}") from error
         except (asyncssh.Error, OSError) as error:
-            raise self._error(_loss(error)) from error
+            # Channels learn of a lost connection before it counts as closed.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.wait_closed(), SETTLE_S)
+                raise self._lost() from error
+            reason = getattr(error, "reason", None) or str(error)
+            raise self._error(f"it starts no command: {reason}") from error
         assert isinstance(session, RemoteCommand)
         return session
 
@@ -351,6 +362,11 @@ class SshConnection:
         """Have the thread do it."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(what)
+
+    def _lost(self) -> LostError:
+        self._connection = None
+        words = f"{self.host.name}: {_loss(self._client.loss)}"
+        return LostError(words, hint="is the board still on, and up?")
 
     def _error(self, words: str) -> DeviceError:
         return DeviceError(f"{self.host.name}: {words}", hint="is the board still on, and up?")

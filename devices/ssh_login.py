@@ -24,7 +24,7 @@ import asyncssh
 from devices.hosts import Host, parse_target
 from edgevit.errors import DeviceError, EdgevitError
 
-__all__ = ["Patience", "Way", "reach"]
+__all__ = ["Client", "Patience", "Way", "reach"]
 
 #: Jump hosts on one way, at most: more are a circle.
 MOST_HOPS = 8
@@ -91,21 +91,33 @@ class Way:
         return {name: value for name, value in given.items() if value is not None}
 
 
-class _Client(asyncssh.SSHClient):
-    """Remembers the host key that was shown, where none is trusted."""
+class Client(asyncssh.SSHClient):
+    """Remembers what a connection's end was about."""
 
     def __init__(self) -> None:
+        #: The host key that was shown and not trusted: host, address, port and key.
         self.shown: tuple[str, str, int, asyncssh.SSHKey] | None = None
+        #: Why the connection was lost.
+        self.loss: Exception | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It was lost, or closed in good order."""
+        self.loss = exc
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
     ) -> bool:
+        """Nothing is trusted but what is known."""
         self.shown = host, addr, port, key
         return False
 
 
 async def reach(
-    way: Way, patience: Patience, opened: list[asyncssh.SSHClientConnection], hops: int = 0
+    way: Way,
+    patience: Patience,
+    opened: list[asyncssh.SSHClientConnection],
+    client: Client | None = None,
+    hops: int = 0,
 ) -> asyncssh.SSHClientConnection:
     """Log in, through jump hosts where the configuration names some.
 
@@ -113,6 +125,7 @@ async def reach(
         way: to the host.
         patience: how long to wait.
         opened: gets every connection that is made, in their order.
+        client: remembers the end of the last one.
         hops: how many led here.
 
     Raises:
@@ -127,8 +140,8 @@ async def reach(
                 f"{way.name}: its jump hosts lead in a circle",
                 hint="see ProxyJump in ~/.ssh/config",
             )
-        via = await reach(_jump(way, jump), patience, opened, hops + 1)
-    connection = await _log_in(way, settings, patience, via)
+        via = await reach(_jump(way, jump), patience, opened, hops=hops + 1)
+    connection = await _log_in(way, settings, patience, via, client or Client())
     opened.append(connection)
     return connection
 
@@ -152,9 +165,9 @@ async def _log_in(
     settings: asyncssh.SSHClientConnectionOptions,
     patience: Patience,
     via: asyncssh.SSHClientConnection | None,
+    client: Client,
 ) -> asyncssh.SSHClientConnection:
     known = await asyncio.get_running_loop().run_in_executor(None, _known_hosts, settings)
-    client = _Client()
     limit = settings.connect_timeout or patience.connect_s
     options: dict[str, Any] = {
         **way.keywords(),
@@ -251,7 +264,7 @@ def _trusted(known: bytes, host: str, addr: str, port: int) -> Sequence[asyncssh
     return asyncssh.match_known_hosts(known, host, addr, of_port)[0]
 
 
-def _distrust(way: Way, client: _Client, known: bytes) -> DeviceError:
+def _distrust(way: Way, client: Client, known: bytes) -> DeviceError:
     """Why a host key was refused, with fingerprints, and how to accept it."""
     assert client.shown is not None
     host, addr, port, key = client.shown
@@ -285,7 +298,7 @@ def _explain(
     error: Exception,
     way: Way,
     settings: asyncssh.SSHClientConnectionOptions,
-    client: _Client,
+    client: Client,
     known: bytes,
     limit: float,
 ) -> DeviceError:

@@ -247,7 +247,8 @@ def main() -> None:
                 missing[sha256] = (path, size)
         kind.make_room(sum(size for _, size in missing.values()))
         say(missing=list(missing))
-        if all([receive(path, sha256, size) for sha256, (path, size) in missing.items()]):
+        kept = [receive(path, sha256, size) for sha256, (path, size) in missing.items()]
+        if all(kept):
             say(place=kind.finish())
     except DiskFullError:
         full(job, missing)
