@@ -155,7 +155,7 @@ class _Setup:
             with self._progress.stage("make an environment"):
                 self._make_environment(board)
         with self._progress.stage("install the packages"):
-            self._install(plan, wheels)
+            self._install(plan, board, wheels)
         self._leave_mark(plan, board)
         self._command(["rm", "-rf", self._folder, f"{home}/tmp"])
 
@@ -201,24 +201,26 @@ class _Setup:
         if not board.venv:
             raise DeviceError(f"{board.executable} has no venv module", hint=apt)
         pip = [] if self._online else ["--without-pip"]
-        self._command(
+        self._alone(
+            board,
             [board.executable, "-m", "venv", "--clear", *pip, target],
             what="cannot make an environment",
             hint=apt,
         )
         self._done.append(f"made an environment of Python {board.python_version}")
 
-    def _install(self, plan: Plan, wheels: Sequence[Wheel]) -> None:
+    def _install(self, plan: Plan, board: Board, wheels: Sequence[Wheel]) -> None:
         options = ["--disable-pip-version-check", "--no-cache-dir", "--no-compile", "--upgrade"]
         if self._online:
             pip = [self._python, "-m", "pip", "install"]
             # The pip that comes with Python 3.6 knows no wheel of onnxruntime.
-            self._command([*pip, *options, "pip"], what="cannot bring pip up to date")
+            self._alone(board, [*pip, *options, "pip"], what="cannot bring pip up to date")
         else:
             name = next(w.path.name for w in wheels if w.path.name.startswith("pip-"))
             pip = [self._python, f"{self._folder}/{name}/pip", "install", "--no-index"]
             options += ["--find-links", self._folder, "--isolated"]
-        self._command(
+        self._alone(
+            board,
             [*pip, *options, *plan.requirements.values()],
             what="cannot install the packages",
             hint=None if self._online else "--online lets the board fetch them itself",
@@ -247,13 +249,24 @@ class _Setup:
             hint=_proof_hint(done),
         )
 
-    def _command(
-        self, argv: Sequence[str], *, what: str | None = None, hint: str | None = None
+    def _alone(
+        self, board: Board, argv: Sequence[str], *, what: str, hint: str | None = None
     ) -> None:
-        done = self._shell.execute(argv, timeout_s=INSTALL_S, environment=self._environment)
-        if done.status:
-            said = last_line(done.stderr if done.stderr.strip() else done.stdout)
-            raise DeviceError(f"{what or argv[0]}: {said}", hint=_disk_hint(done) or hint or None)
+        """A command that nobody else's may run beside: one that writes to the environment."""
+        done = run_script(
+            self._shell, board.executable, "locked", self._shell.home, *argv,
+            timeout_s=INSTALL_S, environment=self._environment,
+        )  # fmt: skip
+        _expect_success(done, what, hint)
+
+    def _command(self, argv: Sequence[str]) -> None:
+        _expect_success(self._shell.execute(argv, environment=self._environment), argv[0], None)
+
+
+def _expect_success(done: Completed, what: str, hint: str | None) -> None:
+    if done.status:
+        said = last_line(done.stderr if done.stderr.strip() else done.stdout)
+        raise DeviceError(f"{what}: {said}", hint=_disk_hint(done) or hint)
 
 
 def _proof_hint(done: Completed) -> str | None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,7 @@ SLOW = [pytest.param(cut, marks=pytest.mark.slow) for cut in ("tiny-", "venv", "
 def test_one_that_was_cut_short_goes_on(cut: str, shell: LocalShell, wheels: list[Wheel]) -> None:
     def gone(argv: Sequence[str]) -> None:
         sending = argv[0] == "put" and Path(argv[1]).name.startswith(cut)
-        if sending or cut in argv[1:4]:
+        if sending or cut in argv[4:9]:
             raise CutError("connection lost")
 
     shell.before = gone
@@ -192,6 +193,23 @@ def test_a_measurement_is_not_disturbed(
     with pytest.raises(DeviceError, match="a measurement runs there by ann: `edgevit bench`"):
         setup(shell, PROFILE, python=sys.executable)
     assert not Path(shell.home).exists()
+
+
+def test_whoever_lives_on_from_a_cut_connection_is_waited_for(
+    shell: LocalShell, ready: SetupReport
+) -> None:
+    holder = (
+        "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)"
+        "; print('held', flush=True); time.sleep(3)"
+    )
+    command = [sys.executable, "-c", holder, shell.home]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        start = time.monotonic()
+        setup(shell, PROFILE, fresh=True, python=sys.executable)
+        assert other.poll() is not None
+        assert time.monotonic() - start > 2
 
 
 def test_a_debian_without_venv_is_told_what_to_install(
