@@ -21,6 +21,8 @@ from pathlib import Path
 
 from arm64.rootfs import SITE, build
 
+from devices.hosts import Host
+
 __all__ = ["Board", "CannotRunError", "ways"]
 
 #: The cores of a Raspberry Pi 4. Without it qemu offers instructions that they do not have.
@@ -203,6 +205,21 @@ class Board:
         """Pull the plug and delete its files."""
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def introduce(self, home: Path) -> Host:
+        """Let the ssh of that home folder know its host key; how a user would configure it."""
+        (home / ".ssh").mkdir(parents=True, exist_ok=True)
+        with (home / ".ssh/known_hosts").open("a") as known:
+            known.write(self.known_hosts.read_text())
+        return Host(
+            name="pi",
+            profile="rpi4",
+            address="127.0.0.1",
+            user=self.user,
+            port=self.port,
+            identity=str(self.identity),
+            emulated=True,
+        )
 
     def said(self) -> str:
         """The last words of its sshd."""
