@@ -6,7 +6,7 @@ import os
 import runpy
 import sys
 
-ALL = ("startup", "agent_overhead", "repeatability", "parity")
+ALL = ("startup", "agent_overhead", "repeatability", "parity", "boards")
 
 
 def main() -> None:
