@@ -3,7 +3,11 @@
 import base64
 import importlib
 import json
+import os
 import sys
+
+# onnxruntime 1.29 and later would write an identifier into the user's home, and send it with more.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 #: max(x, 0) of two numbers, opset 13, IR 7.
 RELU = "CAc6MwoMCgF4EgF5IgRSZWx1EgFnWg8KAXgSCgoICAESBAoCCAJiDwoBeRIKCggIARIECgIIAkIECgAQDQ=="

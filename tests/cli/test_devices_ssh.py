@@ -99,6 +99,9 @@ def test_from_a_bare_board_to_a_result(edgevit, server, in_tmp, version, opset):
         pytest.skip(outcome.err)
     assert outcome.code == 0, outcome.err
     assert load_hosts()["pc"].python is None
+    # Nothing outside edgevit's folder, not even by the runtimes.
+    assert [p.name for p in server.home.iterdir()] == [".cache"]
+    assert [p.name for p in (server.home / ".cache").iterdir()] == ["edgevit"]
     bundle = edgevit("export", "elevit", *TINY, "--format", "onnx", *opset, "--json").json["path"]
     outcome = edgevit("bench", bundle, "--device", "pc", "--runs", "20")
     assert outcome.code == 0, outcome.out + outcome.err
@@ -107,5 +110,4 @@ def test_from_a_bare_board_to_a_result(edgevit, server, in_tmp, version, opset):
     assert result.statistics.n == 20
     home = server.home / ".cache" / "edgevit"
     assert {p.name for p in home.iterdir()} == {"agent", "store", "venv"}
-    assert {p.name for p in server.home.iterdir()} == {".cache"}
     assert edgevit("devices", "setup", "pc", "--json").json["done"] == []
