@@ -70,11 +70,9 @@ def receive(path: str, sha256: str, size: int) -> bool:
     """The next bytes of stdin, to that path if they are what they should be."""
     partial = "{}.{}.part".format(path, os.getpid())
     try:
-        with open(partial, "wb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            got = copy(stream, size)
-            stream.flush()
-            os.fsync(stream.fileno())  # else a power cut leaves an empty file of the right name
+        with create(partial) as stream:
+            got = copy(sys.stdin.buffer, stream, size)
+            sync(stream)
             if got == sha256:
                 got = digest(partial)  # as it is on the disk
             if got == sha256:
@@ -87,14 +85,30 @@ def receive(path: str, sha256: str, size: int) -> bool:
         forget(partial)
 
 
-def copy(stream: BinaryIO, size: int) -> str:
-    """That many bytes of stdin; their hash."""
+def create(path: str) -> BinaryIO:
+    """A new file, locked. Whoever swept it away before it was locked makes us do it again."""
+    while True:
+        stream = open(path, "wb")  # noqa: SIM115
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream
+        stream.close()
+
+
+def sync(stream: BinaryIO) -> None:
+    """To the disk: else a power cut leaves an empty file of the right name."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def copy(source: BinaryIO, target: BinaryIO, size: int) -> str:
+    """That many bytes; their hash."""
     total = hashlib.sha256()
     while size:
-        block = sys.stdin.buffer.read(min(BLOCK, size))
+        block = source.read(min(BLOCK, size))
         if not block:
             sys.exit(1)  # the host is gone
-        stream.write(block)
+        target.write(block)
         total.update(block)
         size -= len(block)
     return total.hexdigest()
@@ -184,22 +198,33 @@ class Bundles:
             json.dump(self.job["files"], stream)
         os.replace(partial, listing)
         for name, sha256, _ in self.job["files"]:
-            self.link(self.path(sha256, name), os.path.join(self.place, *name.split("/")))
+            self.link(sha256, os.path.join(self.place, *name.split("/")))
         os.utime(self.place, None)
         return self.place
 
-    def link(self, source: str, target: str) -> None:
-        """Another name for a file; a copy on disks that have no links."""
-        if os.path.exists(target) and os.path.samefile(source, target):
-            return
+    def link(self, sha256: str, target: str) -> None:
+        """Another name for a content; a copy on disks that have no links."""
+        source = self.path(sha256, target)
+        if os.path.exists(target):
+            if os.path.samefile(source, target) or digest(target) == sha256:
+                return
+            forget(target)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        partial = "{}.{}.part".format(target, os.getpid())
         try:
-            try:
-                os.link(source, partial)
-            except OSError:
-                shutil.copyfile(source, partial)
-            os.replace(partial, target)
+            os.link(source, target)
+        except FileExistsError:  # another host brings the same
+            pass
+        except OSError:
+            self.duplicate(source, target)
+
+    def duplicate(self, source: str, target: str) -> None:
+        """A copy, there whole or not at all."""
+        partial = "{}.{}.part".format(source, os.getpid())
+        try:
+            with open(source, "rb") as original, create(partial) as stream:
+                copy(original, stream, size_of(source))
+                sync(stream)
+                os.replace(partial, target)
         finally:
             forget(partial)
 
