@@ -120,7 +120,36 @@ def create_block(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         block = build_block(name, dim=heads * head_dim, heads=heads, tokens=grid, **options)
-    return (block if projections else BlockCore(block)).eval()
+    if projections:
+        return block.eval()
+    core = BlockCore(block).eval()
+    inputs = block_inputs(name, tokens=tokens, head_dim=head_dim, heads=heads)
+    _drop_unused(core, [torch.ones(spec.shape) for spec in inputs])
+    return core
+
+
+def _drop_unused(core: BlockCore, inputs: Sequence[Tensor]) -> None:
+    """Take away parameters that the core does not use: its block's projections."""
+    try:
+        with torch.enable_grad():
+            core(*(tensor.requires_grad_() for tensor in inputs)).sum().backward()
+    except OptionError:  # a block that is nothing without its projections says so when it is run
+        return
+    _prune(core.block)
+    core.zero_grad(set_to_none=True)
+
+
+def _prune(module: nn.Module) -> None:
+    """Take away layers and parameters that no gradient reached."""
+    for name, child in list(module.named_children()):
+        parameters = list(child.parameters())
+        if parameters and all(parameter.grad is None for parameter in parameters):
+            setattr(module, name, nn.Identity())
+        else:
+            _prune(child)
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        if parameter.grad is None:
+            module.register_parameter(name, None)
 
 
 def block_inputs(

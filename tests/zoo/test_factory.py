@@ -5,8 +5,10 @@ import torch
 
 from edgevit.capture import capture
 from edgevit.errors import FactoryError, ShapeError, UnknownNameError
+from edgevit.zoo.counting import count_parameters
 from edgevit.zoo.factory import block_inputs, create_block, from_factory
 from edgevit.zoo.mixers import make_mixer
+from edgevit.zoo.registry import list_blocks
 
 
 def write(folder, name, text):
@@ -117,3 +119,13 @@ def test_any_block_in_any_backbone(name, layout):
 def test_a_map_block_beside_a_class_token_says_why_not():
     with pytest.raises(ShapeError, match="has a class token"):
         make_mixer("elementwise", dim=8, heads=2, tokens=(4, 4), prefix_tokens=1)
+
+
+@pytest.mark.parametrize("name", sorted(set(list_blocks()) - {"cascaded_group"}))
+def test_a_core_holds_no_more_than_it_uses(name):
+    core = create_block(name, tokens=16, head_dim=4, heads=2)
+    tensors = [torch.randn(s.shape) for s in block_inputs(name, tokens=16, head_dim=4, heads=2)]
+    core(*(tensor.requires_grad_() for tensor in tensors)).sum().backward()
+    assert all(parameter.grad is not None for parameter in core.parameters())
+    whole = create_block(name, tokens=16, head_dim=4, heads=2, projections=True)
+    assert count_parameters(core) < count_parameters(whole) or name in ("fourier", "mlp_mixer")
