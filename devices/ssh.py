@@ -49,7 +49,7 @@ T = TypeVar("T")
 STORE_BYTES = 4 * 2**30
 FACTS_S = 120.0
 #: How runtimes refuse files that are newer than they.
-TOO_NEW = re.compile(r"opset|IR version|op.*version", re.IGNORECASE)
+TOO_NEW = re.compile(r"opset|IR version|not a registered (function|op)", re.IGNORECASE)
 
 HOME = (
     r'home=${EDGEVIT_HOME:-"$HOME/.cache/edgevit"}; printf "%s\n" "$home"; '

@@ -39,7 +39,7 @@ KILL = (
     r'words=$(tr "\000" " " <"/proc/$1/cmdline" 2>/dev/null || ps -o args= -p "$1"); '
     r'case "$words" in *"$2"*) kill -KILL "-$1" 2>/dev/null || kill -KILL "$1";; esac'
 )
-KILL_S = 10.0
+KILL_S = 5.0
 CLOSE_S = 5.0
 SETTLE_S = 0.5
 #: A greeting longer than this is not kept.

@@ -277,10 +277,11 @@ def _distrust(way: Way, client: Client, known: bytes) -> DeviceError:
             f"{way.name}: the host key of {host} is not known: {shown}",
             hint=f"{compare}; if they are the same, `{way.ssh_command}` and yes accepts it",
         )
+    before = dict.fromkeys(map(_fingerprint, trusted))
     entry = host if port == asyncssh.DEFAULT_PORT else f"[{host}]:{port}"
     return DeviceError(
         f"{way.name}: WARNING: the host key of {host} has changed; known is "
-        f"{' or '.join(map(_fingerprint, trusted))}, it shows {shown}: either the board was set up "
+        f"{' or '.join(before)}, it shows {shown}: either the board was set up "
         "anew, or somebody is in between",
         hint=f"{compare}; only if they are the same: `ssh-keygen -R {shlex.quote(entry)}`, then "
         f"`{way.ssh_command}` and yes",

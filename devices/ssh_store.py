@@ -275,7 +275,10 @@ class _Talk:
             )
         words = ending.words if ending else "the board's store does not answer"
         detail = f": {last_line(said.encode())}" if said and command.lost is None else ""
-        return DeviceError(f"{self._name}: {words.replace('the agent', self._python)}{detail}")
+        return DeviceError(
+            f"{self._name}: {words.replace('the agent', self._python)}{detail}",
+            hint="the same command again goes on from here" if command.lost else None,
+        )
 
 
 def _silent(sent: int, total: int) -> None:

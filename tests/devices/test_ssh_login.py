@@ -239,7 +239,7 @@ def test_a_changed_host_key(boards: Boards, user_home: Path, tmp_path: Path, kin
     known(user_home).write_text(f"[127.0.0.1]:{port} {public}\n")
     error = refused(boards.device())
     assert "WARNING: the host key of 127.0.0.1 has changed" in error.message
-    assert fingerprint(tmp_path / "before.pub") in error.message
+    assert error.message.count(fingerprint(tmp_path / "before.pub")) == 1
     assert fingerprint(boards.sshd.folder / "host_key.pub") in error.message
     assert f"`ssh-keygen -R '[127.0.0.1]:{port}'`" in str(error.hint)
 

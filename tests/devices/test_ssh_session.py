@@ -12,7 +12,7 @@ from test_agent_lifetime import LONG, alive, gone_within, upto
 
 from devices.agent_archive import archive_name
 from devices.base import Device, Job, Session, Subject
-from devices.ssh import SshSession
+from devices.ssh import PUT, SshSession
 from edgevit.errors import DeviceError
 
 OLD_PYTHONS = {version: interpreter(version) for version in ("2.7", "3.6")}
@@ -77,6 +77,15 @@ def test_files_go_there_and_back(board: SshSession, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="board: cannot write /nowhere/at/all: "):
         board.put(local, "/nowhere/at/all")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_half_a_file_never_gets_the_name(board: SshSession, tmp_path: Path) -> None:
+    # What a connection leaves that is cut: the input ends early, in good order.
+    words = ["sh", "-c", PUT, "sh", f"{tmp_path}/file", "6"]
+    assert board.execute(words, input=b"half").status == 1
+    assert not list(tmp_path.glob("file*"))
+    assert board.execute(words, input=b"whole.").status == 0
+    assert (tmp_path / "file").read_bytes() == b"whole."
 
 
 def test_a_shell_that_greets(
