@@ -6,6 +6,7 @@ dynamic batch at two batches neither of which is the one it was captured at.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from edgevit.capture import Program
 
 __all__ = ["check_model", "check_runs", "open_session", "run_session"]
+
+# onnxruntime 1.29 and later keep an identifier in the user's home and send it with what they ran.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: Batches that a file with a dynamic batch is tried with; it was captured at another.
 BATCHES = (1, 3)

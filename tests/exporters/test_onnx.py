@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 
 import onnx
@@ -402,3 +404,22 @@ def test_the_program_is_left_as_it_was(tmp_path):
 def test_exporters_named_onnx_does_not_hide_onnx():
     assert sys.modules["onnx"] is onnx
     assert exporters.onnx is not onnx
+
+
+QUIET = """
+import sys
+from pathlib import Path
+from exporters.onnx_checks import open_session
+open_session(Path(sys.argv[1]))
+"""
+
+
+def test_onnxruntime_tells_nobody_what_it_ran(tmp_path):
+    write(EXPORTER, program_of(lambda m, x: x.relu(), (2, 3)), tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    keep = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment = {**keep, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    command = [sys.executable, "-c", QUIET, str(tmp_path / "model.onnx")]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert not list(home.rglob("*onnxruntime*"))

@@ -52,6 +52,8 @@ class OnnxRuntime(Backend):
     }
 
     def import_runtime(self) -> None:
+        # Its newer versions keep an identifier in the user's home and send it with what they ran.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         self._ort: Any = import_module("onnxruntime")
         self._asked = asked_providers(self.options["providers"])
         available = self._ort.get_available_providers()
