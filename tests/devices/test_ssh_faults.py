@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,6 +97,7 @@ def test_the_board_restarts_in_a_job(own: Boards, dense: Subject) -> None:
     assert gone_within(pid, 1)
     with pytest.raises(DeviceError, match=r"nothing listens at .* \(connection refused\)"):
         session.run(Job("check", (dense,)))
+    shutil.rmtree(own.home)  # what it had not yet written is gone
     own.sshd.start()
     again = list(session.run(Job("check", (dense,))))
     assert again[0]["kind"] == "connection"

@@ -58,10 +58,11 @@ def test_a_command_that_reads_nothing_of_its_input(board: SshSession) -> None:
 
 
 def test_a_command_that_does_not_end_is_killed(board: SshSession) -> None:
-    words = ["sh", "-c", "echo $$; sleep 60 & wait"]
+    sleep = f"sleep 60.{os.getpid()}"  # nobody else's
+    words = ["sh", "-c", f"{sleep} & wait"]
     with pytest.raises(DeviceError, match=r"board: sh did not end within 0\.5 s; killed"):
         board.execute(words, timeout_s=0.5)
-    assert board.execute(["pgrep", "-f", "^sleep 60$"]).stdout == b""
+    assert board.execute(["pgrep", "-f", f"^{sleep}$"]).stdout == b""
 
 
 def test_files_go_there_and_back(board: SshSession, tmp_path: Path) -> None:
