@@ -1,17 +1,23 @@
 """Benches on boards that have accidents: what was measured stays, and the rest is measured."""
 
+import json
+import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from devices_kit import QUICK
 from sshd_kit import Boards, Sshd
+from test_agent_lifetime import gone_within
 from test_ssh_store import small_disk
 
+from devices.hosts import save_host
 from edgevit.measure.results import Result, read_results
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec
@@ -136,3 +142,37 @@ def test_a_full_disk_in_a_bench(
         results = bench(bundles, device=own.device(), output=tmp_path / "out", memory=False)
     assert {r.status for r in results} == {"failed"}
     assert all("the board's disk is full" in str(r.reason) for r in results)
+
+
+def test_ctrl_c_leaves_nothing_running_there(
+    own: Boards, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    save_host(own.host())
+    start = "from edgevit.cli.app import main; main()"
+    command = [sys.executable, "-c", start, "bench", str(bundles[0])]
+    command += ["--device", "board", "--runs", "100000000", "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    told = wait_for_samples(tmp_path / "tmp" / "edgevit-agent.lock", process)
+    assert f" bench {bundles[0]} --device board" in told["command"]
+    assert told["pid"] == process.pid
+    process.send_signal(signal.SIGINT)
+    assert gone_within(told["agent_pid"], 10)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    results = read_results(tmp_path / "out")
+    assert [r.status for r in results] == ["stopped"]
+    assert results[0].samples_ns, "what was measured stays"
+
+
+def wait_for_samples(lock: Path, process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Who holds the lock, once something must have been timed."""
+    held = 0
+    while held < 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.5)
+        held += lock.exists() and lock.stat().st_size > 0
+    told: dict[str, Any] = json.loads(lock.read_text())
+    return told
