@@ -69,7 +69,7 @@ def way(request: pytest.FixtureRequest, arm64_ways: tuple[str, ...]) -> str:
 
 
 @pytest.fixture
-def make_board(tmp_path: Path) -> Iterator[MakeBoard]:
+def make_board(arm64_ways: tuple[str, ...], tmp_path: Path) -> Iterator[MakeBoard]:
     made: list[Board] = []
 
     def make(**options: object) -> Board:
