@@ -76,6 +76,11 @@ class AgentProcess:
         self._line = line
         self._where = where
 
+    @property
+    def pid(self) -> int | None:
+        """The agent's process number, where it runs; None if that is not known yet."""
+        return self._line.pid
+
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Generator[Event, None, None]:
         """Send the job and yield its events; see :meth:`devices.base.Session.run`."""
         watch = _Attribution(job)

@@ -229,7 +229,8 @@ class Session(Protocol):
         """Run a job and yield its events as they come.
 
         The last is ``done``, or an ``error`` of kind ``"crash"`` (the agent died), ``"hang"`` (no
-        event for ``silence_s``) or ``"protocol"``. Leaving the loop early ends the agent.
+        event for ``silence_s``), ``"protocol"``, or ``"connection"`` (the way to the device is
+        gone). Leaving the loop early ends the agent.
 
         Raises:
             DeviceError: the agent cannot be started.

@@ -46,6 +46,11 @@ class Line(Protocol):
     #: What it says on stdout, then None.
     lines: queue.SimpleQueue[bytes | None]
 
+    @property
+    def pid(self) -> int | None:
+        """Its process number, where it runs; None if that is not known yet."""
+        ...
+
     def send(self, data: bytes) -> None:
         """Write to its stdin.
 
@@ -123,7 +128,7 @@ class ChildLine:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started here."""
+        """See :attr:`Line.pid`."""
         return self._process.pid
 
     def send(self, data: bytes) -> None:

@@ -65,6 +65,11 @@ class SshLine:
             argv, stdout=self._split, stderr=self._said, environment=environment
         )
 
+    @property
+    def pid(self) -> int | None:
+        """See :attr:`devices.line.Line.pid`."""
+        return self.command.pid
+
     def send(self, data: bytes) -> None:
         """See :meth:`devices.line.Line.send`."""
         self._connection.write(self.command, data)
