@@ -101,8 +101,10 @@ class Sshd:
         """Start it, and wait until it greets."""
         config = self.folder / "sshd_config"
         config.write_text(CONFIG.format(port=self.port, folder=self.folder) + self.more)
+        # It ends with whoever started it, however that ends.
+        with_us = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
         self._process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(config)],
+            [*with_us, SSHD, "-D", "-e", "-f", str(config)],
             stdin=subprocess.DEVNULL,
             stderr=self.log.open("ab"),
             start_new_session=True,
