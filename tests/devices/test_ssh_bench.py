@@ -83,8 +83,15 @@ def test_the_connection_is_cut_in_a_bench(own: Boards, bundles: list[Path], tmp_
 def test_the_board_restarts_in_a_bench(
     own: Boards, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE_S", (0, 0.5, 2))
-    up_again = threading.Timer(1.0, own.sshd.start)
+    monkeypatch.setattr(runs, "PATIENCE_S", (0, 0.5, 2, 4))
+    finished = threading.Event()
+
+    def start_later() -> None:
+        time.sleep(1.0)
+        own.sshd.start()
+        finished.wait()  # the server ends with the thread that started it
+
+    up_again = threading.Thread(target=start_later)
 
     def restart() -> None:
         own.sshd.stop()
@@ -94,6 +101,7 @@ def test_the_board_restarts_in_a_bench(
     results = bench(
         bundles, device=own.device(), output=tmp_path / "out", schedule=QUICK, progress=accident
     )
+    finished.set()
     up_again.join()
     assert accident.happened
     assert measured(results)
