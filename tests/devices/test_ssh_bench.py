@@ -91,7 +91,7 @@ def test_the_board_restarts_in_a_bench(
         own.sshd.start()
         finished.wait()  # the server ends with the thread that started it
 
-    up_again = threading.Thread(target=start_later)
+    up_again = threading.Thread(target=start_later, daemon=True)
 
     def restart() -> None:
         own.sshd.stop()
