@@ -48,7 +48,10 @@ def test_what_the_file_casts_to_half_precision_is_rounded_in_an_fp32_file_too(tm
 
 
 def test_an_overflow_becomes_infinite_and_is_told_by_name(tmp_path):
-    mil = program(lambda m, x: m.layer0(x * 300).relu() * x.abs() * 300, tmp_path, nn.Identity())
+    def overflows(m, x):
+        return m.layer0(x * 300).relu() * x.abs() * 300
+
+    mil = program(overflows, tmp_path, nn.Identity(), keep_fp32="")
     interpreter = Interpreter(mil, half=True)
     (out,) = interpreter([torch.full(SHAPE, 2.0)])
     assert torch.isinf(out).all()
