@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from edgevit.versions import code_digest, tool_versions
 from edgevit.zoo.counting import count_macs, count_parameters
 from edgevit.zoo.registry import model_info
 
-__all__ = ["TOOLS", "Cell", "Subject", "examine", "failed"]
+__all__ = ["TOOLS", "Cell", "Subject", "cell_key", "examine", "failed", "is_made", "matrix_digest"]
 
-EXPORTERS = Path(__file__).resolve().parent.parent / "exporters"
+ROOT = Path(__file__).resolve().parent.parent
+EXPORTERS = ROOT / "exporters"
 #: Shape of the blocks, the first of SimA's Table 3: tokens, width of a head, heads.
 BLOCK_SHAPE = (256, 64, 8)
 #: Distributions that decide what a format's files are.
@@ -65,22 +69,33 @@ class Subject:
         return core
 
 
-def examine(subject: Subject, formats: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything about one subject; files that are known and unchanged are taken as they are."""
+def examine(subject: Subject, name: str, known: Cell | None) -> dict[str, Any]:
+    """A subject and its file of one format; known and unchanged, it is not made again."""
     import torch
 
     torch.set_num_threads(1)
     source = subject.source()
-    graph = graph_hash(source)
-    entry = {"code": code_digest(), "counts": counts(subject, source), "graph": graph[:16]}
-    cells: dict[str, Cell] = {}
-    for name in formats:
-        key, old = cell_key(graph, name), known.get("formats", {}).get(name)
-        if old is not None and old["key"] == key and old["status"] != "failed":
-            cells[name] = old
-    missing = [name for name in formats if name not in cells]
-    cells |= {name: cell | {"key": cell_key(graph, name)} for name, cell in export(source, missing)}
-    return {**entry, "formats": cells}
+    inputs = [list(spec.shape) for spec in source.inputs]
+    entry = {"code": matrix_digest(), "counts": counts(subject, source)}
+    # A graph without constants of its size is the same graph at another one.
+    if known is not None and is_made(known) and known["inputs"] == inputs:
+        graph = graph_hash(source)
+        if known["key"] == cell_key(graph, name):
+            return {**entry, "graph": graph, "formats": {name: known}}
+    ((_, cell),) = export(source, [name])
+    graph = cell.pop("graph", None) or graph_hash(source)
+    cell |= {"key": cell_key(graph, name), "inputs": inputs}
+    return {**entry, "graph": graph, "formats": {name: cell}}
+
+
+def matrix_digest() -> str:
+    """sha256 over the source of what turns a name into a file, and of what is asked here."""
+    return hashlib.sha256(code_digest().encode() + Path(__file__).read_bytes()).hexdigest()
+
+
+def is_made(cell: Mapping[str, Any]) -> bool:
+    """Whether there was a file that held, checked here or not."""
+    return bool(cell["status"] != "failed")
 
 
 def graph_hash(source: Source) -> str:
@@ -93,6 +108,7 @@ def graph_hash(source: Source) -> str:
     return program.fingerprint()
 
 
+@cache
 def cell_key(graph: str, format_name: str) -> str:
     """Everything that decides a file."""
     digest = hashlib.sha256(graph.encode())
@@ -105,7 +121,7 @@ def cell_key(graph: str, format_name: str) -> str:
 
 def counts(subject: Subject, source: Source) -> dict[str, Any]:
     """Parameters and MACs, and what is off against those that are registered."""
-    found = {
+    found: dict[str, Any] = {
         "params": count_parameters(source.module),
         "macs": count_macs(source.module, source.inputs),
     }
@@ -164,13 +180,17 @@ def cell_of(manifest: Mapping[str, Any], name: str) -> Cell:
         "batchnorms_kept": [r["layer"] for p in folds for r in p["refused"]],
         "kept_fp32": artifact["facts"].get("kept_fp32", {}).get("ops", None),
         "versions": artifact["versions"],
+        "graph": manifest["graph_sha256"],
     }
 
 
 def failed(error: BaseException) -> Cell:
-    """The cell of a file that could not be made or is wrong."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return {"status": "failed", "reason": reason.replace(str(Path.home()), "~")}
+    """The cell of a file that could not be made or is wrong; no path of this machine in it."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for folder, word in ((f"{ROOT}{os.sep}", ""), (str(Path.home()), "~")):
+        reason = reason.replace(folder, word)
+    temporary = re.escape(tempfile.gettempdir())
+    return {"status": "failed", "reason": re.sub(rf"{temporary}\S*", "TMP", reason)[:300]}
 
 
 def _short(value: float | None) -> float | None:

@@ -3,11 +3,11 @@
 python -m benchmarks.zoo_matrix [NAME ...] [--format onnx,coreml,tflite] [--jobs 2] [--again]
 
 Names may hold wildcards. What it finds stands in ``docs/zoo.json``, one line a file, written the
-moment a subject is done; a run that was cut short goes on where it was. A file is not made again
+moment it is done; a run that was cut short goes on where it was. A file is not made again
 while nothing that decides it has changed: the graph after all passes (its hash covers the weights),
-the exporter's source, the versions of its tools. Files that failed are tried again. Each subject
-has a process of its own for a while, so that a converter that crashes, hangs or runs out of memory
-costs that subject alone.
+the exporter's source, the versions of its tools. Files that failed are tried again. Each has a
+process of its own for a while, so that a converter that crashes, hangs or runs out of memory costs
+that file alone.
 
 Exits with 1 if a file failed or a count is off.
 """
@@ -20,26 +20,28 @@ import hashlib
 import json
 import os
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeout
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.zoo_cell import Cell, Subject, examine, failed
+from benchmarks.zoo_cell import Cell, Subject, cell_key, examine, failed, is_made, matrix_digest
+from edgevit.cli.common import CliProgress
 from edgevit.errors import UnknownNameError
 from edgevit.measure.results import write_atomically
-from edgevit.versions import code_digest, tool_versions
+from edgevit.progress import Progress
+from edgevit.versions import tool_versions
 from edgevit.zoo.registry import list_blocks, list_models
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / "docs" / "zoo.json"
 FORMATS = ("onnx", "coreml", "tflite")
-#: Seconds that one subject may take, all formats together.
+#: Seconds that one task may take.
 PATIENCE_S = 1800
-#: Subjects after which a process makes room for a new one: converters keep what they allocate.
-SUBJECTS_A_PROCESS = 8
+#: Tasks after which a process makes room for a new one: converters keep what they allocate.
+TASKS_A_PROCESS = 8
+Task = tuple[Subject, str]
 State = dict[str, dict[str, Any]]
 
 
@@ -60,12 +62,23 @@ def chosen(patterns: Sequence[str]) -> list[Subject]:
     return [s for s in everything if any(fnmatch.fnmatch(s.name, p) for p in patterns)]
 
 
-def is_current(known: Mapping[str, Any] | None, formats: Sequence[str], code: str) -> bool:
-    """Whether a subject need not even be built: our code and all tools are the same."""
+def is_current(known: Mapping[str, Any] | None, name: str, code: str) -> bool:
+    """Whether a file need not even be looked at: our code and all tools are the same."""
     if known is None or (known["code"], known["tools"]) != (code, versions_hash()):
         return False
-    cells = known["formats"]
-    return all(name in cells and cells[name]["status"] != "failed" for name in formats)
+    cell = known["formats"].get(name)
+    return cell is not None and is_made(cell) and cell["key"] == cell_key(known["graph"], name)
+
+
+def tasks(subjects: Sequence[Subject], formats: Sequence[str]) -> list[Task]:
+    """Files in the order that shows most soonest.
+
+    The first format of every model, then blocks in all formats, then models in the other formats.
+    """
+    models = [subject for subject in subjects if subject.kind == "model"]
+    blocks = [(s, name) for s in subjects if s.kind == "block" for name in formats]
+    first, *others = ([(model, name) for model in models] for name in formats)
+    return [*first, *blocks, *(task for some in others for task in some)]
 
 
 def versions_hash() -> str:
@@ -97,64 +110,92 @@ def write_state(file: Path, state: State) -> None:
     write_atomically(file, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def run(subjects: Sequence[Subject], formats: Sequence[str], jobs: int, again: bool) -> State:
-    """Examine subjects in parallel processes; the state file grows as they are done."""
-    import multiprocessing
+def run(
+    subjects: Sequence[Subject],
+    formats: Sequence[str],
+    *,
+    file: Path,
+    jobs: int = 2,
+    again: bool = False,
+    patience_s: float = PATIENCE_S,
+    progress: Progress | None = None,
+) -> State:
+    """Examine subjects in parallel processes; the state file grows with every file that is done.
 
-    from pebble import ProcessExpired, ProcessPool
+    Args:
+        subjects: models and blocks.
+        formats: that each is exported to.
+        file: the state, read first and written after every result.
+        jobs: processes.
+        again: also what has not changed.
+        patience_s: seconds that one file may take.
+        progress: told of every result.
 
-    state, code = read_state(STATE), code_digest()
+    Returns:
+        What is known of every subject, of those too that were not asked for.
+    """
+    progress = progress or Progress()
+    state, code = read_state(file), matrix_digest()
     names = {subject.key for subject in (*chosen([]), *subjects)}
     state = {name: entry for name, entry in state.items() if name in names}
-    left = [s for s in subjects if again or not is_current(state.get(s.key), formats, code)]
-    say(f"{len(subjects)} subjects, {len(subjects) - len(left)} unchanged; {jobs} at a time")
-    start = time.monotonic()
-    pool = ProcessPool(
-        max_workers=jobs,
-        max_tasks=SUBJECTS_A_PROCESS,
-        context=multiprocessing.get_context("spawn"),
-    )
-    with pool:
-        futures = {}
-        for subject in left:
-            known = {} if again else state.get(subject.key, {})
-            asked = [subject, formats, known]
-            futures[pool.schedule(examine, args=asked, timeout=PATIENCE_S)] = subject.key
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                key = futures[future]
-                old = {} if again else state.get(key, {})
-                try:
-                    entry = future.result()
-                except FutureTimeout:
-                    entry = broken(old, formats, f"not done after {PATIENCE_S} s")
-                except ProcessExpired as error:
-                    entry = broken(old, formats, f"its process died: exit code {error.exitcode}")
-                except Exception as error:
-                    entry = broken(old, formats, str(failed(error)["reason"]))
-                entry["formats"] = {**old.get("formats", {}), **entry["formats"]}
-                state[key] = entry | {"tools": versions_hash()}
-                write_state(STATE, state)
-                words = ", ".join(f"{f} {entry['formats'][f]['status']}" for f in formats)
-                minutes = (time.monotonic() - start) / 60
-                say(f"{number}/{len(left)} {key}: {words}   ({minutes:.0f} min)")
-        except KeyboardInterrupt:
-            pool.stop()
-            say("interrupted: what is done stands in the state file, the same command goes on")
-            raise
+    asked = tasks(subjects, formats)
+    left = [(s, n) for s, n in asked if again or not is_current(state.get(s.key), n, code)]
+    progress.note(f"{len(asked)} files, {len(asked) - len(left)} unchanged; {jobs} at a time")
+    known = {} if again else state
+    for done, (task, entry) in enumerate(results(left, known, jobs, patience_s), 1):
+        (subject, name), cell = task, entry["formats"][task[1]]
+        merge(state, subject.key, entry)
+        write_state(file, state)
+        words = f"{subject.key}, {name}: {brief(cell)}"
+        progress.advance("zoo", done, len(left), f"{done}/{len(left)} {words}")
+        if not is_made(cell):
+            progress.note(f"{subject.key}, {name}: {cell['reason']}")
     return state
 
 
-def broken(old: Mapping[str, Any], formats: Sequence[str], reason: str) -> dict[str, Any]:
-    """The entry of a subject whose process did not come back."""
-    cell = {"status": "failed", "reason": reason, "key": ""}
-    counted = old.get("counts", {})
-    return {"code": "", "counts": counted, "graph": "", "formats": dict.fromkeys(formats, cell)}
+def results(
+    left: Sequence[Task], known: State, jobs: int, patience_s: float
+) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Entries as processes come up with them; no process is left behind when this is left."""
+    import multiprocessing
+
+    from pebble import ProcessPool
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPool(max_workers=jobs, max_tasks=TASKS_A_PROCESS, context=context) as pool:
+        futures: dict[Any, Task] = {}
+        for subject, name in left:
+            cell = known.get(subject.key, {}).get("formats", {}).get(name)
+            future = pool.schedule(examine, args=[subject, name, cell], timeout=patience_s)
+            futures[future] = (subject, name)
+        try:
+            for future in as_completed(futures):
+                yield futures[future], outcome(future, futures[future][1], patience_s)
+        except BaseException:  # Ctrl-C too, and whoever stops listening
+            pool.stop()
+            raise
 
 
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+def outcome(future: Future[dict[str, Any]], name: str, patience_s: float) -> dict[str, Any]:
+    """What a process found, or why it found nothing."""
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except FutureTimeout:
+        cell = failed(RuntimeError(f"not done after {patience_s:g} s"))
+    except ProcessExpired as error:
+        cell = failed(RuntimeError(f"its process died: exit code {error.exitcode}"))
+    except Exception as error:
+        cell = failed(error)
+    return {"formats": {name: {**cell, "key": "", "inputs": []}}}
+
+
+def merge(state: State, key: str, entry: dict[str, Any]) -> None:
+    """Take in what a process found; other formats stay, and so does what it could not tell."""
+    old = state.get(key, {"code": "", "counts": {}, "graph": "", "formats": {}})
+    cells = {**old["formats"], **entry["formats"]}
+    state[key] = {**old, **entry, "formats": cells, "tools": versions_hash()}
 
 
 def print_matrix(state: State, subjects: Sequence[Subject], formats: Sequence[str]) -> int:
@@ -191,20 +232,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="every model and block in every format")
     parser.add_argument("names", nargs="*", help="models and blocks, with wildcards; all without")
     parser.add_argument("--format", default=",".join(FORMATS), help="formats, with commas")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--again", action="store_true", help="also what has not changed")
+    parser.add_argument("--state", type=Path, default=STATE, help="what is known; docs/zoo.json")
     asked = parser.parse_args()
     formats = asked.format.split(",")
-    if unknown := [name for name in formats if name not in FORMATS]:
-        parser.error(f"unknown format {unknown[0]}; there are {', '.join(FORMATS)}")
     try:
+        if unknown := [name for name in formats if name not in FORMATS]:
+            raise UnknownNameError("format", unknown[0], FORMATS)
         subjects = chosen(asked.names)
     except UnknownNameError as error:
-        parser.error(f"{error}; {error.hint}")
+        parser.error(f"{error}; {error.hint}" if error.hint else str(error))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    options = {"file": asked.state, "jobs": asked.jobs, "again": asked.again}
     try:
-        state = run(subjects, formats, asked.jobs, asked.again)
+        with CliProgress() as progress:
+            state = run(subjects, formats, progress=progress, **options)
     except KeyboardInterrupt:
+        print("interrupted; what is done is kept, and the same command goes on", file=sys.stderr)
         return 130
     return 1 if print_matrix(state, subjects, formats) else 0
 
