@@ -72,9 +72,12 @@ class Program:
             numbers[node.name] = len(numbers)
             arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{numbers[n.name]}")
             digest.update(f"{node.op} {node.target} {arguments}\n".encode())
-        for name, tensor in sorted(self.exported.state_dict.items()):
+        held: dict[str, Any] = {**self.exported.constants, **self.exported.state_dict}
+        for name, tensor in sorted(held.items()):
+            if not isinstance(tensor, Tensor):
+                continue
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

@@ -66,7 +66,7 @@ def test_every_file_is_verified_and_close(bundle):
             assert check["comparisons"][0]["relative"] < 1e-5
             assert len(check["comparisons"][0]["per_sample_max_abs"]) == 3
     stages = [check["stage"] for check in bundle.manifest["program_checks"]]
-    assert stages == ["capture", "fold_batchnorm"]
+    assert stages == ["capture", "passes"]
 
 
 def test_every_batchnorm_is_folded(bundle):
@@ -128,7 +128,17 @@ def test_relu_is_another_model_and_its_drift_is_told(tmp_path):
 
 def test_no_fold(tmp_path):
     made = tiny(tmp_path, fold_batchnorm=False, formats=["torch"])
-    assert made.manifest["passes"] == []
+    assert "fold_batchnorm" not in [report["name"] for report in made.manifest["passes"]]
+
+
+def test_the_rewrites_that_were_asked_for(tmp_path):
+    source = {"model": "elevit", "image_size": 32, "formats": "torch", "output": tmp_path}
+    made = export(passes=["fold_affine", "fold_batchnorm"], **source)
+    names = [report["name"] for report in made.manifest["passes"]]
+    assert names == ["drop_identities", "fold_constants", "fold_affine", "fold_batchnorm"]
+    assert made.path.name.endswith("-without-scales_past_products-residual_into_depthwise")
+    with pytest.raises(UnknownNameError, match="unknown exact pass 'fold_norms'"):
+        export(passes=["fold_norms"], **source)
 
 
 def test_no_verify_says_so(tmp_path):
@@ -179,7 +189,8 @@ def test_a_factory_of_the_users_own(in_tmp):
     (in_tmp / "own.py").write_text(textwrap.dedent(code))
     made = export("own:make", output=in_tmp / "out", image_size=32)
     assert made.path.name == "make"
-    assert made.manifest["passes"][-1]["rewritten"] == 1
+    rewritten = {report["name"]: report["rewritten"] for report in made.manifest["passes"]}
+    assert rewritten["fold_batchnorm"] == 1
     with pytest.raises(FactoryError, match="no such luck"):
         export("own:fails", output=in_tmp / "out")
     assert sorted(p.name for p in (in_tmp / "out").iterdir()) == ["make"]
@@ -293,7 +304,7 @@ class IllConditioned(nn.Module):
 
 
 def folding_check(bundle):
-    (check,) = (c for c in bundle.manifest["program_checks"] if c["stage"] == "fold_batchnorm")
+    (check,) = (c for c in bundle.manifest["program_checks"] if c["stage"] == "passes")
     return check
 
 

@@ -48,6 +48,10 @@ def export(
     fold_bn: Annotated[
         bool, typer.Option("--fold-bn/--no-fold-bn", help="Fold every BatchNorm that can be.")
     ] = True,
+    passes: Annotated[
+        str | None,
+        typer.Option(help="The exact rewrites to make, with commas; none, or all without it."),
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Size of the head.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224 or 800x1280.")] = None,
     in_chans: Annotated[int, typer.Option(help="Channels of the image.")] = 3,
@@ -115,6 +119,7 @@ def export(
             output=output,
             activation=activation,
             fold_batchnorm=fold_bn,
+            passes=_passes(passes),
             dynamic_batch=dynamic_batch,
             verify=verify,
             image=image,
@@ -129,6 +134,14 @@ def export(
         print_json({"path": str(bundle.path), **bundle.manifest})
     else:
         print_bundle(bundle)
+
+
+def _passes(names: str | None) -> tuple[str, ...]:
+    from edgevit.passes import EXACT
+
+    if names is None:
+        return EXACT
+    return () if names == "none" else tuple(split_list([names]))
 
 
 def _formats(formats: list[str] | None, device: str | None) -> list[str]:

@@ -15,7 +15,7 @@ from edgevit.passes.base import Pass, PassReport, Refusal
 if TYPE_CHECKING:
     from edgevit.capture import Program
 
-__all__ = ["PIPELINE", "Pass", "PassReport", "Refusal", "passes", "run_passes"]
+__all__ = ["EXACT", "PIPELINE", "TIDYING", "Pass", "PassReport", "Refusal", "passes", "run_passes"]
 
 #: Every pass. They run in this order, whatever order they are asked for in. A name is that of the
 #: module here that holds the pass as ``RULE``.
@@ -25,15 +25,22 @@ PIPELINE: tuple[str, ...] = (
     # Before every exact rewrite: it changes what the model computes, and what follows is then
     # checked against the changed model. It also looks for formulas, which a rewrite could break up.
     "substitute_relu",
+    # Before all that reads constants: then it finds them, whatever they are computed from.
+    "fold_constants",
     # Before constant factors are folded, which would have to pass the norms otherwise.
     "scales_past_products",
-    # Before BatchNorms are folded: a factor behind one becomes part of it, and goes where it goes.
-    "fold_scales",
+    # Before BatchNorms are folded: what is behind one becomes part of it, and goes where it goes.
+    "fold_affine",
     # It goes by what lies between a layer and a BatchNorm, so that must be in its final form.
     "fold_batchnorm",
     # Only then is the residual's other term the convolution itself.
     "residual_into_depthwise",
 )
+
+#: Those that change no result. An export makes them all unless it is told which.
+EXACT: tuple[str, ...] = tuple(name for name in PIPELINE if name != "substitute_relu")
+#: Those that every export makes, since converters differ in what they do by themselves here.
+TIDYING: tuple[str, ...] = ("drop_identities", "fold_constants")
 
 
 def passes(names: Sequence[str]) -> tuple[Pass, ...]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 __all__ = [
+    "add_constant",
     "arguments",
     "as_int",
     "constant",
@@ -191,6 +192,29 @@ def set_constant(module: fx.GraphModule, node: fx.Node, name: str, value: Tensor
     set_argument(node, name, made)
     if isinstance(old, fx.Node) and not old.users:
         module.graph.erase_node(old)
+
+
+def add_constant(
+    module: fx.GraphModule, node: fx.Node, name: str, value: Tensor, target: str | None = None
+) -> fx.Node:
+    """A new ``get_attr`` node before ``node``, of a new buffer.
+
+    Args:
+        module: owner of the constants.
+        node: the call whose layer the constant belongs to.
+        name: of the constant in that layer.
+        value: of the constant.
+        target: of a constant of this value that is there already.
+    """
+    if target is None:
+        layer = layer_name(node)
+        target = _free_name(module, f"{layer}.{name}" if layer else name)
+        parent, _, leaf = target.rpartition(".")
+        _submodule(module, parent).register_buffer(leaf, value)
+    with module.graph.inserting_before(node):
+        made = module.graph.get_attr(target)
+    made.meta["val"] = value
+    return made
 
 
 def _only_use(module: fx.GraphModule, old: fx.Node, node: fx.Node) -> bool:

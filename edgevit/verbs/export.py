@@ -46,9 +46,11 @@ from edgevit.errors import (
     BundleError,
     MissingExtraError,
     OptionError,
+    UnknownNameError,
     UsageError,
     VerificationError,
 )
+from edgevit.passes import EXACT, TIDYING
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, Source, block_source, model_source, slug
@@ -72,7 +74,8 @@ DEFAULT_FORMAT = "onnx"
 ACTIVATIONS = ("relu",)
 #: Options of an export that are not about the source.
 PLAN_OPTIONS = (
-    "activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "name", "options", "device",
+    "activation", "fold_batchnorm", "passes", "dynamic_batch", "verify", "image", "name", "options",
+    "device",
 )  # fmt: skip
 
 
@@ -84,6 +87,7 @@ class Plan:
         formats: exporter and its validated options by format name.
         activation: ``"relu"`` to replace every smooth activation, or None.
         fold_batchnorm: fold every BatchNorm that can be folded.
+        passes: the exact rewrites to make, beside those that only tidy.
         dynamic_batch: let the batch vary in the files.
         verify: check every file.
         image: picture to verify on; the one that ships with edgevit if None.
@@ -94,6 +98,7 @@ class Plan:
     formats: Mapping[str, tuple[Exporter, Any]]
     activation: str | None = None
     fold_batchnorm: bool = True
+    passes: Sequence[str] = EXACT
     dynamic_batch: bool = False
     verify: bool = True
     image: Path | None = None
@@ -108,12 +113,13 @@ class Plan:
         *,
         activation: str | None,
         dynamic_batch: bool,
+        passes: Sequence[str] = EXACT,
         **rest: Any,
     ) -> Plan:
         """A plan from what the user said.
 
         Raises:
-            UnknownNameError: a format that does not exist.
+            UnknownNameError: a format or a pass that does not exist.
             MissingExtraError: a format whose packages are not installed.
             OptionError: an option that its format does not know.
         """
@@ -126,6 +132,9 @@ class Plan:
             raise OptionError(
                 f"options[{name!r}]", expected=f"options of {', '.join(names)}", got=name
             )
+        for name in passes:
+            if name not in EXACT:
+                raise UnknownNameError("exact pass", name, EXACT)
         chosen = {}
         for name in names:
             exporter = exporters.get(name)
@@ -139,7 +148,14 @@ class Plan:
                     hint="export that format by itself, without dynamic batch",
                 )
             chosen[name] = (exporter, make_options(exporter, dict(options.get(name, {}))))
-        return cls(chosen, activation=activation, dynamic_batch=dynamic_batch, **rest)
+        return cls(
+            chosen, activation=activation, dynamic_batch=dynamic_batch, passes=passes, **rest
+        )
+
+    def rewrites(self) -> list[str]:
+        """The passes that an export makes, in their order."""
+        asked = {*TIDYING, *self.passes} - (set() if self.fold_batchnorm else {"fold_batchnorm"})
+        return [name for name in EXACT if name in asked]
 
 
 def export(
@@ -150,6 +166,7 @@ def export(
     device: str | DeviceProfile | None = None,
     activation: str | None = None,
     fold_batchnorm: bool = True,
+    passes: Sequence[str] = EXACT,
     dynamic_batch: bool = False,
     verify: bool = True,
     image: str | Path | None = None,
@@ -171,6 +188,8 @@ def export(
             version.
         activation: ``"relu"`` to replace GELU, SiLU and hard-swish; this changes the model.
         fold_batchnorm: fold every BatchNorm that can be folded exactly.
+        passes: names of :data:`edgevit.passes.EXACT`, the rewrites to make beside those that only
+            tidy; all of them by default.
         dynamic_batch: let the batch vary, for formats that can.
         verify: check each stage against the one before; off leaves ``unverified`` behind.
         image: a picture to verify on; one that ships with edgevit by default.
@@ -196,6 +215,7 @@ def export(
         formats,
         activation=activation,
         fold_batchnorm=fold_batchnorm,
+        passes=passes,
         dynamic_batch=dynamic_batch,
         verify=verify,
         image=image,
@@ -288,6 +308,8 @@ def bundle_name(source: Source, plan: Plan) -> str:
         parts.append(plan.activation)
     if not plan.fold_batchnorm:
         parts.append("unfolded")
+    if left_out := [name for name in EXACT if name not in {*plan.passes, *TIDYING}]:
+        parts += ["without", *map(slug, left_out)]
     if plan.dynamic_batch:
         parts.append("dynamic")
     elif spec.shape[0] != 1:
@@ -400,14 +422,11 @@ class _Export:
             checks.append(self._check_substitution(done[-1], reference, samples))
             drift = _drift(eager, reference)
             self.progress.note(_drift_note(drift))
-        if self.plan.fold_batchnorm:
-            with self._stage("fold BatchNorm"):
-                folded, done = run_passes(program, ["drop_identities", "fold_batchnorm"])
-            reports += done
-            checks.append(
-                self._check_rewrite("fold_batchnorm", program, folded, reference, samples)
-            )
-            program = folded
+        with self._stage("rewrite"):
+            rewritten, done = run_passes(program, self.plan.rewrites())
+        reports += done
+        checks.append(self._check_rewrites(program, rewritten, done, reference, samples))
+        program = rewritten
         for report in reports:
             for refusal in report.refusals:
                 self.progress.note(f"{report.name} left {refusal.layer}: {refusal.reason}")
@@ -445,32 +464,29 @@ class _Export:
         self._require(result, "capture", "eager module")
         return {"stage": "capture", "against": "eager module", **result.to_json()}
 
-    def _check_rewrite(
+    def _check_rewrites(
         self,
-        stage: str,
         before: Program,
         after: Program,
+        done: Sequence[PassReport],
         want: Arrays,
         samples: Sequence[Arrays],
     ) -> dict[str, Any] | None:
-        """A rewritten graph against the one before it.
+        """The rewritten graph against the one before; where it is off, the pass that did it."""
+        from edgevit.passes import run_passes
 
-        A network can blow up rounding: a BatchNorm whose input hardly varies divides by that little
-        deviation. Where fp32 does not agree, both graphs are run in float64, with the same
-        tolerance: what is left then is the rewrite's own doing.
-        """
         if not self.plan.verify:
             return None
-        result = _agreement(after, want, _run_program(after, samples), "torch", "passes")
+        result = _rewritten_agrees(before, after, want, samples)
         if not result.ok:
-            from edgevit.capture import double_precision
-
-            exact, got = (
-                _run_module(double_precision(p), _in_double(samples)) for p in (before, after)
-            )
-            result = _agreement(after, exact, got, "torch in float64", "passes")
-        self._require(result, stage, "graph before")
-        return {"stage": stage, "against": "graph before", **result.to_json()}
+            names = [report.name for report in done]
+            for count, name in enumerate(names, 1):
+                partly, _ = run_passes(before, names[:count])
+                self._require(
+                    _rewritten_agrees(before, partly, want, samples), name, "graph before"
+                )
+        self._require(result, "the rewritten graph", "graph before")
+        return {"stage": "passes", "against": "graph before", **result.to_json()}
 
     def _check_substitution(
         self, report: PassReport, got: Arrays, samples: Sequence[Arrays]
@@ -591,6 +607,24 @@ def _run_rounded(program: Program, artifact: Artifact, samples: Sequence[Arrays]
         program, kept=kept.get("tensors", ()), kept_factors=kept.get("factors", ())
     )
     return _run_module(rounded, samples)
+
+
+def _rewritten_agrees(
+    before: Program, after: Program, want: Arrays, samples: Sequence[Arrays]
+) -> Verification:
+    """A rewritten graph against the one before it, whose outputs are given.
+
+    A network can blow up rounding: a BatchNorm whose input hardly varies divides by that little
+    deviation. Where fp32 does not agree, both graphs are run in float64, with the same tolerance:
+    what is left then is the rewrite's own doing.
+    """
+    result = _agreement(after, want, _run_program(after, samples), "torch", "passes")
+    if result.ok:
+        return result
+    from edgevit.capture import double_precision
+
+    exact, got = (_run_module(double_precision(p), _in_double(samples)) for p in (before, after))
+    return _agreement(after, exact, got, "torch in float64", "passes")
 
 
 def _agreement(

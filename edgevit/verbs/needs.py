@@ -28,7 +28,7 @@ __all__ = ["Files", "Needs", "Unmade"]
 
 #: Options of an export that blocks have as well as models.
 BLOCK_OPTIONS = frozenset(
-    {"activation", "fold_batchnorm", "dynamic_batch", "verify", "image", "options"}
+    {"activation", "fold_batchnorm", "passes", "dynamic_batch", "verify", "image", "options"}
 )
 
 

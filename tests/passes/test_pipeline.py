@@ -34,7 +34,7 @@ def test_every_pass_has_the_name_it_is_found_by():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError) as error:
         passes(["fold_batch_norm"])
-    assert error.value.nearest == ["fold_batchnorm"]
+    assert error.value.nearest[:1] == ["fold_batchnorm"]
 
 
 @pytest.mark.parametrize("names", [[], list(PIPELINE)])

@@ -234,7 +234,7 @@ def test_the_newest_of_duplicates_counts_and_is_said_to() -> None:
 
 
 def test_another_pass_does_not_make_it_another_subject() -> None:
-    found = compare_results([at(40)], [at(30, passes=("fold_batchnorm", "fold_scales"))])
+    found = compare_results([at(40)], [at(30, passes=("fold_batchnorm", "fold_affine"))])
     assert only(found).verdict == "faster"
     assert "other passes in head than in base: 1 rows" in found.notes
     # With and without a pass on both sides, each goes with its like.
@@ -243,7 +243,7 @@ def test_another_pass_does_not_make_it_another_subject() -> None:
     assert [row.ratio for row in found.rows] == [1, 1]
     assert not any("passes" in note for note in found.notes)
     # Where it is ambiguous nothing is matched.
-    other = at(20, passes=("fold_scales",))
+    other = at(20, passes=("fold_affine",))
     found = compare_results([*both, at(40, threads=2)], [other, at(40, threads=2)])
     assert found.counts == {"missing": 2, "new": 1, "no difference shown": 1}
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from edgevit.source import model_source
 
-PASS = ["fold_scales"]
+PASS = ["fold_affine"]
 TOKENS = (2, 12, 8)
 MAP = (2, 8, 7, 7)
 
@@ -136,7 +136,7 @@ def test_refuses_what_is_not_finite(number):
         TOKENS,
         PASS,
     )
-    expected = "the factor is not finite"
+    expected = "the constant is not finite"
     assert [r.reason for r in done.report.refusals] == ([expected] if number == 0 else [])
 
 
@@ -150,7 +150,7 @@ def test_what_widens_its_operand_is_no_scale():
 
 def test_a_scale_behind_a_batchnorm_goes_into_the_convolution_with_it():
     model = nn.Sequential(nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), Scale(6, 1, 1), nn.GELU())
-    done = rewrite(model, MAP, ["fold_scales", "fold_batchnorm"])
+    done = rewrite(model, MAP, ["fold_affine", "fold_batchnorm"])
     assert done.count("mul") == done.count("batch_norm") == 0
     assert done.error < EXACT
 
