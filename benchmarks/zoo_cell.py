@@ -78,7 +78,7 @@ def examine(subject: Subject, name: str, known: Cell | None) -> dict[str, Any]:
     inputs = [list(spec.shape) for spec in source.inputs]
     entry = {"code": matrix_digest(), "counts": counts(subject, source)}
     # A graph without constants of its size is the same graph at another one.
-    if known is not None and is_made(known) and known["inputs"] == inputs:
+    if known is not None and is_made(known) and known.get("inputs") == inputs:
         graph = graph_hash(source)
         if known["key"] == cell_key(graph, name):
             return {**entry, "graph": graph, "formats": {name: known}}
