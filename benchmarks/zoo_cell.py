@@ -101,10 +101,10 @@ def is_made(cell: Mapping[str, Any]) -> bool:
 def graph_hash(source: Source) -> str:
     """Hash of the graph as exporters get it."""
     from edgevit.capture import capture
-    from edgevit.passes import EXACT, run_passes
+    from edgevit.passes import DEFAULT, run_passes
 
     program = capture(source.module, source.inputs)
-    program, _ = run_passes(program, EXACT)
+    program, _ = run_passes(program, DEFAULT)
     return program.fingerprint()
 
 

@@ -50,7 +50,9 @@ def export(
     ] = True,
     passes: Annotated[
         str | None,
-        typer.Option(help="The exact rewrites to make, with commas; none, or all without it."),
+        typer.Option(
+            help="Exact rewrites to make, with commas, or none; those that always pay without it."
+        ),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Size of the head.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224 or 800x1280.")] = None,
@@ -137,10 +139,10 @@ def export(
 
 
 def _passes(names: str | None) -> tuple[str, ...]:
-    from edgevit.passes import EXACT
+    from edgevit.passes import DEFAULT
 
     if names is None:
-        return EXACT
+        return DEFAULT
     return () if names == "none" else tuple(split_list([names]))
 
 

@@ -15,7 +15,17 @@ from edgevit.passes.base import Pass, PassReport, Refusal
 if TYPE_CHECKING:
     from edgevit.capture import Program
 
-__all__ = ["EXACT", "PIPELINE", "TIDYING", "Pass", "PassReport", "Refusal", "passes", "run_passes"]
+__all__ = [
+    "DEFAULT",
+    "EXACT",
+    "PIPELINE",
+    "TIDYING",
+    "Pass",
+    "PassReport",
+    "Refusal",
+    "passes",
+    "run_passes",
+]
 
 #: Every pass. They run in this order, whatever order they are asked for in. A name is that of the
 #: module here that holds the pass as ``RULE``.
@@ -35,10 +45,17 @@ PIPELINE: tuple[str, ...] = (
     "fold_batchnorm",
     # Only then is the residual's other term the convolution itself.
     "residual_into_depthwise",
+    # Last of all that look for layers: those before find one where these leave several.
+    "split_layers",
+    "activation_before_concat",
 )
 
-#: Those that change no result. An export makes them all unless it is told which.
+#: Those that change no result.
 EXACT: tuple[str, ...] = tuple(name for name in PIPELINE if name != "substitute_relu")
+#: Those of them that an export makes unless it is told which: they hurt on no runtime.
+DEFAULT: tuple[str, ...] = tuple(
+    name for name in EXACT if name not in {"split_layers", "activation_before_concat"}
+)
 #: Those that every export makes, since converters differ in what they do by themselves here.
 TIDYING: tuple[str, ...] = ("drop_identities", "fold_constants")
 

@@ -50,7 +50,7 @@ from edgevit.errors import (
     UsageError,
     VerificationError,
 )
-from edgevit.passes import EXACT, TIDYING
+from edgevit.passes import DEFAULT, EXACT, TIDYING
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, Source, block_source, model_source, slug
@@ -98,7 +98,7 @@ class Plan:
     formats: Mapping[str, tuple[Exporter, Any]]
     activation: str | None = None
     fold_batchnorm: bool = True
-    passes: Sequence[str] = EXACT
+    passes: Sequence[str] = DEFAULT
     dynamic_batch: bool = False
     verify: bool = True
     image: Path | None = None
@@ -113,7 +113,7 @@ class Plan:
         *,
         activation: str | None,
         dynamic_batch: bool,
-        passes: Sequence[str] = EXACT,
+        passes: Sequence[str] = DEFAULT,
         **rest: Any,
     ) -> Plan:
         """A plan from what the user said.
@@ -166,7 +166,7 @@ def export(
     device: str | DeviceProfile | None = None,
     activation: str | None = None,
     fold_batchnorm: bool = True,
-    passes: Sequence[str] = EXACT,
+    passes: Sequence[str] = DEFAULT,
     dynamic_batch: bool = False,
     verify: bool = True,
     image: str | Path | None = None,
@@ -189,7 +189,7 @@ def export(
         activation: ``"relu"`` to replace GELU, SiLU and hard-swish; this changes the model.
         fold_batchnorm: fold every BatchNorm that can be folded exactly.
         passes: names of :data:`edgevit.passes.EXACT`, the rewrites to make beside those that only
-            tidy; all of them by default.
+            tidy; those that hurt on no runtime by default.
         dynamic_batch: let the batch vary, for formats that can.
         verify: check each stage against the one before; off leaves ``unverified`` behind.
         image: a picture to verify on; one that ships with edgevit by default.
@@ -308,8 +308,10 @@ def bundle_name(source: Source, plan: Plan) -> str:
         parts.append(plan.activation)
     if not plan.fold_batchnorm:
         parts.append("unfolded")
-    if left_out := [name for name in EXACT if name not in {*plan.passes, *TIDYING}]:
+    if left_out := [name for name in DEFAULT if name not in {*plan.passes, *TIDYING}]:
         parts += ["without", *map(slug, left_out)]
+    if added := [name for name in EXACT if name in plan.passes and name not in DEFAULT]:
+        parts += ["with", *map(slug, added)]
     if plan.dynamic_batch:
         parts.append("dynamic")
     elif spec.shape[0] != 1:

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from rewriting import EXACT, Forward, rewrite
+from torch import nn
+
+from edgevit.source import model_source
+
+PASS = ["split_layers"]
+TOKENS = (2, 6, 8)
+MAP = (2, 8, 5, 5)
+
+
+def attention(m, x):
+    q, k, v = m.qkv(x).chunk(3, -1)
+    return (q @ k.mT).softmax(-1) @ v
+
+
+def widths(m, x):
+    a, b = m.conv(x).split([2, 6], 1)
+    return torch.cat([b.exp(), a], 1)
+
+
+CUT = {
+    "queries, keys and values": (Forward(attention, qkv=nn.Linear(8, 24)), TOKENS, 3),
+    "without a bias": (Forward(attention, qkv=nn.Linear(8, 24, bias=False)), TOKENS, 3),
+    "pieces of several widths": (
+        Forward(widths, conv=nn.Conv2d(8, 8, 3, stride=2, padding=1)),
+        MAP,
+        2,
+    ),
+    "a piece that nobody reads": (
+        Forward(lambda m, x: m.linear(x).chunk(2, -1)[1], linear=nn.Linear(8, 6)),
+        TOKENS,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_cuts(case):
+    model, shape, layers = CUT[case]
+    done = rewrite(model, shape, PASS)
+    assert (done.report.rewritten, done.report.details) == (1, {"layers": layers})
+    assert done.report.refusals == ()
+    assert done.count("linear") + done.count("conv2d") == layers
+    assert done.count("chunk") == done.count("split") == done.count("split_with_sizes") == 0
+    assert done.error < EXACT
+
+
+def whole(m, x):
+    y = m.linear(x)
+    return torch.cat([*y.chunk(2, -1), y], -1)
+
+
+STAYS = {
+    "the whole is read": (Forward(whole, linear=nn.Linear(8, 8)), TOKENS, "is read, too"),
+    "groups": (
+        Forward(widths, conv=nn.Conv2d(8, 8, 1, groups=2)),
+        MAP,
+        "has groups",
+    ),
+    "tokens are cut, not channels": (
+        Forward(lambda m, x: m.linear(x).chunk(2, 1)[0], linear=nn.Linear(8, 8)),
+        TOKENS,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_leaves_what_it_cannot_cut(case):
+    model, shape, reason = STAYS[case]
+    done = rewrite(model, shape, PASS)
+    assert done.report.rewritten == 0
+    assert [r.reason.endswith(reason) for r in done.report.refusals] == ([True] if reason else [])
+    assert done.error < EXACT
+
+
+def test_a_weight_that_another_layer_shares_stays_whole():
+    shared = nn.Linear(8, 8)
+    done = rewrite(
+        Forward(lambda m, x: m.a(torch.cat(m.a(x).chunk(2, -1)[::-1], -1)), a=shared), TOKENS, PASS
+    )
+    assert done.report.rewritten == 1
+    assert done.count("linear") == 3
+    assert done.error < EXACT
+
+
+def test_a_batch_that_may_vary():
+    done = rewrite(Forward(attention, qkv=nn.Linear(8, 24)), (1, 6, 8), PASS, dynamic=True)
+    assert done.report.rewritten == 1
+    assert done.error < EXACT
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "efficientvit_m0", "swin_tiny"])
+def test_models_compute_the_same(name):
+    source = model_source(name, num_classes=10)
+    names = ["fold_batchnorm", *PASS]  # convolutions are read by their BatchNorm before
+    done = rewrite(source.module, source.inputs[0].shape, names, randomize=False)
+    assert done.reports[1].rewritten > 0
+    assert done.error < EXACT
