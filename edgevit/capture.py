@@ -77,7 +77,9 @@ class Program:
             if not isinstance(tensor, Tensor):
                 continue
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            digest.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            )
         return digest.hexdigest()
 
 
