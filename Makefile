@@ -47,6 +47,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m edgevit.zoo.index --check
 	$(BIN)/python -m benchmarks.models_page --check
+	$(BIN)/python -m benchmarks.performance_page --check
 
 format: $(READY)
 	$(BIN)/ruff check --fix
@@ -64,6 +65,7 @@ zoo: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m benchmarks.models_page
+	$(BIN)/python -m benchmarks.performance_page
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,7 @@
-"""``python -m benchmarks [name ...]``: run the named measurements, or all that are quick."""
+"""``python -m benchmarks [name ...]``: run the named measurements, or all that are quick.
+
+``python -m benchmarks.peers`` (about two minutes a model) takes arguments of its own.
+"""
 
 from __future__ import annotations
 
