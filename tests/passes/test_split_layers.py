@@ -20,7 +20,27 @@ def widths(m, x):
     return torch.cat([b.exp(), a], 1)
 
 
+def laid_out(order, sizes, axis):
+    """Attention as it is mostly written: reshaped, permuted, taken apart."""
+
+    def forward(m, x):
+        parts = m.qkv(x).reshape(x.shape[0], x.shape[1], *sizes).permute(order)
+        q, k, v = parts.unbind(axis)
+        return (q @ k.mT).softmax(-1) @ v
+
+    return Forward(forward, qkv=nn.Linear(8, 24))
+
+
+def selected(m, x):
+    parts = m.qkv(x).view(x.shape[0], -1, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    return (parts[0] @ parts[1].mT).softmax(-1) @ parts[2]
+
+
 CUT = {
+    "reshaped, permuted, unbound": (laid_out((2, 0, 3, 1, 4), (3, 2, 4), 0), TOKENS, 3),
+    "heads outside": (laid_out((3, 0, 2, 1, 4), (2, 3, 4), 0), TOKENS, 3),
+    "another order": (laid_out((0, 3, 4, 2, 1), (3, 2, 4), 3), TOKENS, 3),
+    "selected one by one": (Forward(selected, qkv=nn.Linear(8, 24)), TOKENS, 3),
     "queries, keys and values": (Forward(attention, qkv=nn.Linear(8, 24)), TOKENS, 3),
     "without a bias": (Forward(attention, qkv=nn.Linear(8, 24, bias=False)), TOKENS, 3),
     "pieces of several widths": (
@@ -43,6 +63,7 @@ def test_cuts(case):
     assert (done.report.rewritten, done.report.details) == (1, {"layers": layers})
     assert done.report.refusals == ()
     assert done.count("linear") + done.count("conv2d") == layers
+    assert done.count("unbind") == done.count("select") == 0
     assert done.count("chunk") == done.count("split") == done.count("split_with_sizes") == 0
     assert done.error < EXACT
 
@@ -52,7 +73,16 @@ def whole(m, x):
     return torch.cat([*y.chunk(2, -1), y], -1)
 
 
+def tokens_taken_apart(m, x):
+    return sum(m.linear(x).view(2, 3, 2, 8).permute(2, 0, 1, 3).unbind(0))
+
+
 STAYS = {
+    "tokens taken apart": (
+        Forward(tokens_taken_apart, linear=nn.Linear(8, 8)),
+        TOKENS,
+        None,
+    ),
     "the whole is read": (Forward(whole, linear=nn.Linear(8, 8)), TOKENS, "is read, too"),
     "groups": (
         Forward(widths, conv=nn.Conv2d(8, 8, 1, groups=2)),
@@ -86,8 +116,9 @@ def test_a_weight_that_another_layer_shares_stays_whole():
     assert done.error < EXACT
 
 
-def test_a_batch_that_may_vary():
-    done = rewrite(Forward(attention, qkv=nn.Linear(8, 24)), (1, 6, 8), PASS, dynamic=True)
+@pytest.mark.parametrize("forward", [attention, selected])
+def test_a_batch_that_may_vary(forward):
+    done = rewrite(Forward(forward, qkv=nn.Linear(8, 24)), (1, 6, 8), PASS, dynamic=True)
     assert done.report.rewritten == 1
     assert done.error < EXACT
 
