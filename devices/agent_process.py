@@ -33,6 +33,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "warmed": ("id", "runs", "ns", "inner"),
     "samples": ("id", "round", "inner", "ns"),
     "memory": ("id", "method", "baseline_bytes", "peak_bytes"),
+    "profile": ("id", "method", "resolution_ns", "plain_ns", "profiled_ns", "ops"),
+    "peak": ("threads", "flops", "bytes"),
     "warning": ("kind", "message"),
     "error": ("id", "kind", "message"),
     "done": ("stopped",),

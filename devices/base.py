@@ -34,7 +34,7 @@ __all__ = [
 #: One line that the agent tells; ``event`` names its kind, see :mod:`devices.agent`.
 Event: TypeAlias = dict[str, Any]
 
-MODES = ("facts", "check", "time", "memory")
+MODES = ("facts", "check", "time", "memory", "profile", "peak")
 
 #: Seconds without any event after which an agent counts as hung.
 SILENCE_S = 300.0
@@ -168,7 +168,8 @@ class Job:
     """What one process of the agent does.
 
     Args:
-        mode: ``"check"``, ``"time"``, ``"memory"`` (one subject), or ``"facts"`` (none).
+        mode: ``"check"``, ``"time"``, ``"memory"`` and ``"profile"`` (one subject), ``"facts"`` and
+            ``"peak"`` (none).
         subjects: the files.
         threads: how many each runtime may use.
         schedule: how long to measure.
@@ -188,9 +189,9 @@ class Job:
         _demand(self.threads >= 1, "threads", "at least 1", self.threads)
         ids = [subject.id for subject in self.subjects]
         _demand(len(set(ids)) == len(ids), "subjects", "different ids", ids)
-        if self.mode == "memory":
-            _demand(len(ids) == 1, "subjects", "one, in a memory job", ids)
-        elif self.mode != "facts":
+        if self.mode in ("memory", "profile"):
+            _demand(len(ids) == 1, "subjects", f"one, in a {self.mode} job", ids)
+        elif self.mode not in ("facts", "peak"):
             _demand(bool(ids), "subjects", "at least one", ids)
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,10 @@ are JSON lines on stdout; everything that libraries print goes to stderr.
     warmed       id, runs, ns, inner
     samples      id, round, inner, ns [per inference], finished (this subject has all it needs)
     memory       id, method, baseline_bytes, loaded_bytes, peak_bytes
+    profile      id, method, resolution_ns, plain_ns and profiled_ns [of whole inferences, in
+                 turns], ops [name, op, layer, takes and gives (shapes), inputs and outputs
+                 (tensors), provider, ns (one a profiled inference)]
+    peak         threads, flops and bytes [method, per_second (samples)]
     warning      id, kind, message
     error        id (null if it concerns the whole job), kind, message
     done         stopped
@@ -34,7 +38,8 @@ tell them, memory is an error of kind "unsupported", and if it runs on another d
 are empty. Whatever was asked for one place and runs in another is a warning of kind "fallback", or
 an error where nothing of it runs there.
 
-A job names its mode: "facts", "check", "time" or "memory", and may name its ``holder`` (user, pid
+A job names its mode: "facts", "check", "time", "memory", "profile" (of one subject) or "peak" (of
+the machine), and may name its ``holder`` (user, pid
 and command of the host's end), which others read who find the device busy. A file that is not the
 one expected, or that computes something else than its golden outputs, is never timed.
 """

@@ -1,13 +1,14 @@
-"""The modes of a job that need numpy and a runtime: check, time, memory."""
+"""The modes of a job that need numpy and mostly a runtime: check, time, memory, profile, peak."""
 
 import gc
 from typing import Any, Callable, Dict, List, Optional
 
-from . import lock, memory
+from . import lock, memory, peak
 from .clock import clock_ns
 from .conditions import conditions
 from .control import Control, EventStream
 from .errors import AgentError, optional, require
+from .profiling import profile
 from .subjects import Subject, failing_as
 from .timing import Rounds, Schedule, Stopwatch
 
@@ -21,6 +22,7 @@ class Job:
 
     def __init__(self, job: Dict[str, Any], events: EventStream, control: Control) -> None:
         threads = require(job, "threads", int, "the job")
+        self._threads = threads
         self._schedule = Schedule.from_json(job.get("schedule") or {})
         self._patience = float(job.get("wait_seconds", 600))
         self._holder = optional(job, "holder", dict, "the job")
@@ -63,6 +65,28 @@ class Job:
             raise AgentError("protocol", problem)
         self._acquire()
         self._survivors(self._remember, self._subjects)
+
+    def profile(self) -> None:
+        """Load and check one subject, and time its operators one by one."""
+        if len(self._subjects) != 1:
+            problem = "a profile job has one subject, not {}".format(len(self._subjects))
+            raise AgentError("protocol", problem)
+        self._acquire()
+        opened = self._survivors(self._open, self._subjects)
+        self._survivors(self._profile, opened)
+
+    def peak(self) -> None:
+        """What this machine reaches at best with that many threads."""
+        self._acquire()
+        self._emit("progress", id=None, stage="working")
+        self._emit("peak", **peak.measure(self._threads, self._control.checkpoint))
+
+    def _profile(self, subject: Subject) -> None:
+        self._tell_conditions("before", [subject])
+        self._emit("progress", id=subject.id, stage="warm-up")
+        told = profile(subject, self._schedule, self._control.checkpoint)
+        self._emit("profile", id=subject.id, **told)
+        self._tell_conditions("after", [subject])
 
     def _survivors(
         self, stage: Callable[[Subject], None], subjects: List[Subject]

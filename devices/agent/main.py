@@ -12,7 +12,7 @@ from .control import Control, EventStream, claim_stdout
 from .errors import AgentError, Stopped, require
 from .facts import facts
 
-MODES = ("facts", "check", "time", "memory")
+MODES = ("facts", "check", "time", "memory", "profile", "peak")
 
 
 def main() -> None:

@@ -139,6 +139,11 @@ class Subject:
             return ToldTimes(self.id, self._backend.measure)
         return Stopwatch(self.id, infer)
 
+    def profiler(self) -> Any:
+        """See :meth:`devices.agent.backends.base.Backend.profiler`; after :meth:`timed`."""
+        with failing_as("run"):
+            return self._backend.profiler()
+
     def _run(self, sample: int) -> "List[Array]":
         if sample == 0:
             return self._first

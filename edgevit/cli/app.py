@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": "Check a bundle's files on this machine.",
     "attend": "Draw what a model pays attention to over a picture.",
     "bench": "Check and time models and attention blocks on a device.",
+    "profile": "Show where the time of a model goes: by operator, block, module, stage.",
     "table": "Show results as a table, with where every number comes from.",
     "compare": "Tell what got faster or slower between two sets of results.",
     "report": "Write results as one page of HTML, with plots, that works offline.",

@@ -110,6 +110,18 @@ class Backend:
         """
         raise NotImplementedError
 
+    def profiler(self) -> Any:
+        """What times the file's operators one by one, on the inputs bound last.
+
+        It has ``method`` (its name), ``resolution_ns``, ``run()`` (one profiled inference; its ns),
+        ``ops(runs)`` (operators with their times in the last runs) and ``close()``.
+
+        Raises:
+            AgentError: this runtime has none that its package lets one use.
+        """
+        problem = "{} has no profiler of operators that Python can use".format(self.name)
+        raise AgentError("unsupported", problem)
+
     def warnings(self) -> List[Tuple[str, str]]:
         """Kind and message of what the user has to know of how the file runs."""
         return []

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import AgentError, describe
 from ..kept import cache_folder
 from .base import NO_TF32, Array, Backend, check_shape, import_module, places, version_of
+from .ort_profile import OrtProfiler
 
 CPU, CUDA, TENSORRT = (
     "CPUExecutionProvider",
@@ -100,7 +101,7 @@ class OnnxRuntime(Backend):
         return [("fallback", problem)]
 
     def load(self) -> None:
-        self._session = self._new_session(self._session_options())
+        self._session = self.new_session(self._session_options())
         self._demand_provider()
         taken = self._session.get_inputs()
         given = self._session.get_outputs()
@@ -112,20 +113,29 @@ class OnnxRuntime(Backend):
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Any]:
         self._held = list(inputs)  # the binding points into their memory
-        self._binding = self._session.io_binding()
-        for index, array in enumerate(inputs):
+        self._binding = self.bound(self._session)
+        return functools.partial(self._session.run_with_iobinding, self._binding)
+
+    def bound(self, session: Any) -> Any:
+        """A binding of a session of this file to the inputs that were bound last."""
+        binding = session.io_binding()
+        for index, array in enumerate(self._held):
             takes = self._takes[index]
             sizes = [size if isinstance(size, int) else 0 for size in takes.shape]
             check_shape(takes.name, sizes, array.shape)
-            self._binding.bind_cpu_input(takes.name, array)
+            binding.bind_cpu_input(takes.name, array)
         for name in self._gives:
-            self._binding.bind_output(name)
-        return functools.partial(self._session.run_with_iobinding, self._binding)
+            binding.bind_output(name)
+        return binding
 
     def outputs(self, result: Any) -> List[Array]:
         return [np.array(array) for array in self._binding.copy_outputs_to_cpu()]
 
-    def _new_session(self, options: Any) -> Any:
+    def profiler(self) -> OrtProfiler:
+        return OrtProfiler(self, self._session_options())
+
+    def new_session(self, options: Any) -> Any:
+        """A session of the file with these options."""
         providers = [self._configured(name) for name in self._asked]
         return self._ort.InferenceSession(self.file, sess_options=options, providers=providers)
 
@@ -175,7 +185,7 @@ class OnnxRuntime(Backend):
             options = self._session_options()
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(folder, "profile")
-            session = self._new_session(options)
+            session = self.new_session(options)
             feed = {takes.name: self._held[place] for place, takes in enumerate(self._takes)}
             session.run(None, feed)
             path = session.end_profiling()

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Sequence
 import numpy as np
 
 from .base import Array, Backend, import_module, version_of
+from .pt2_profile import TorchProfiler
 
 
 class TorchProgram(Backend):
@@ -30,8 +31,11 @@ class TorchProgram(Backend):
         self._module = self._torch.export.load(self.file).module()
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Any]:
-        tensors = [self._torch.from_numpy(array) for array in inputs]
-        return functools.partial(self._module, *tensors)
+        self._tensors = [self._torch.from_numpy(array) for array in inputs]
+        return functools.partial(self._module, *self._tensors)
+
+    def profiler(self) -> TorchProfiler:
+        return TorchProfiler(self._torch, self._module, self._tensors)
 
     def outputs(self, result: Any) -> List[Array]:
         tensors = list(result) if isinstance(result, (tuple, list)) else [result]
