@@ -27,6 +27,8 @@ MODULES = {
     "tflite": ("ai_edge_litert", "tflite_runtime"),
     "coreml": ("coremltools",),
     "coreml-phone": ("coremltools",),
+    "openvino": ("openvino",),
+    "executorch": ("executorch",),
     "torch": ("torch",),
     "tensorrt": ("tensorrt",),
 }

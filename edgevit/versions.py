@@ -23,6 +23,8 @@ TOOLS = (
     "litert-torch",
     "ai-edge-litert",
     "tflite-runtime",
+    "openvino",
+    "executorch",
 )
 
 

@@ -19,6 +19,8 @@ RUNTIMES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-silicon"),
     "ai_edge_litert": ("ai-edge-litert",),
     "tflite_runtime": ("tflite-runtime",),
+    "openvino": ("openvino",),
+    "executorch": ("executorch",),
     "torch": ("torch",),
     "coremltools": ("coremltools",),
 }

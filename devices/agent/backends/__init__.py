@@ -6,6 +6,8 @@ from ..errors import AgentError
 from .base import Backend, no_pulse
 from .coreml import CoreML
 from .coreml_phone import CoreMLPhone
+from .executorch import ExecuTorch
+from .openvino import OpenVINO
 from .ort import OnnxRuntime
 from .pt2 import TorchProgram
 from .tflite import TFLite
@@ -13,7 +15,16 @@ from .trtexec import TensorRT
 
 BACKENDS: Dict[str, Type[Backend]] = {
     backend.name: backend
-    for backend in (OnnxRuntime, TensorRT, TFLite, CoreML, CoreMLPhone, TorchProgram)
+    for backend in (
+        OnnxRuntime,
+        TensorRT,
+        TFLite,
+        OpenVINO,
+        ExecuTorch,
+        CoreML,
+        CoreMLPhone,
+        TorchProgram,
+    )
 }
 
 
