@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit.cli.common import CliProgress, out_console, print_json
+from edgevit.cli.devices_peak import peak
 from edgevit.errors import DeviceError, OptionError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -247,6 +248,9 @@ def show(
         try:
             with find_device(name).open() as session:
                 report["facts"] = session.facts()
+devices.command("peak")(peak)
+
+
         except DeviceError as error:
             report["error"] = error.to_json()
     if as_json:

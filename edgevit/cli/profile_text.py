@@ -54,24 +54,19 @@ def _head(profile: Profile) -> None:
 
 
 def _rows(profile: Profile, by: str, top: int) -> None:
-    from rich.table import Table
-
     from edgevit.profiling.summary import of_roof, shares
 
     rows = shares(profile, by)
     shown = sorted(rows, key=lambda row: -row.ms)[:top] if top else rows
-    table = Table(box=None, pad_edge=False)
-    table.add_column(by, overflow="fold")
-    heads = ["ms", "share", "ops", "GFLOP/s", "GB/s", "FLOP/byte"]
+    heads = [by, "ms", "share", "ops", "GFLOP/s", "GB/s", "FLOP/byte"]
     heads += ["of roof"] if profile.roof else []
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
     kept = set(map(id, shown))
+    lines = []
     for row in rows:
         if id(row) in kept:
-            near = of_roof(row, profile.roof) if profile.roof else None
-            table.add_row(*_cells(row), *([_percent(near)] if profile.roof else []))
-    out_console().print(table, highlight=False, markup=False)
+            near = [_percent(of_roof(row, profile.roof))] if profile.roof else []
+            lines.append([*_cells(row), *near])
+    _table(heads, lines)
     if len(shown) < len(rows):
         _line(f"{len(rows) - len(shown)} more rows; --top 0 shows all")
 
@@ -88,7 +83,7 @@ def _cells(row: Share) -> list[str]:
 
 
 def _nature(profile: Profile) -> None:
-    from edgevit.profiling.summary import bounds, exp_shares, shares
+    from edgevit.profiling.summary import bounds, exp_shares, of_roof, shares
 
     parts = bounds(profile)
     detail = ", ".join(
@@ -109,6 +104,8 @@ def _nature(profile: Profile) -> None:
             f"roof: {roof.flops_per_s / 1e9:.4g} GFLOP/s ({roof.methods['flops']}), "
             f"{roof.bytes_per_s / 1e9:.3g} GB/s ({roof.methods['bytes']}), threads {roof.threads}"
         )
+        if any((of_roof(row, roof) or 0) > 1 for row in shares(profile, "kind")):
+            _line("beyond the roof: data came from caches, or the peak was measured while busy")
     unsure = sum(op.median_ms for op in profile.ops if op.placed not in ("name", "tensor"))
     fused = sum(len(op.sources) > 1 for op in profile.ops)
     whole = sum(op.median_ms for op in profile.ops)
@@ -119,28 +116,39 @@ def _nature(profile: Profile) -> None:
 
 
 def _blocks(profile: Profile) -> None:
-    from rich.table import Table
-
     from edgevit.profiling.summary import shares
 
     charged = {s.name: s.ms for s in shares(profile, "block")} if profile.ops else {}
-    table = Table(box=None, pad_edge=False)
-    for head in ("block", "without it (ms)", "whole (ms)", "takes (ms)", "its operators (ms)"):
-        table.add_column(head, justify="left" if head == "block" else "right")
-    for block in profile.blocks:
-        figures = (block.without_ms, block.whole_ms, block.ms, charged.get(block.block))
-        cells = ["" if figure is None else f"{figure:.4g}" for figure in figures]
-        if block.ms is None:
-            cells[2] = block.reason or "not timed"
-        table.add_row(block.block, *cells)
-    out_console().print(table, highlight=False, markup=False)
-    sums = [b.ms for b in profile.blocks if b.ms is not None]
-    wholes = [b.whole_ms for b in profile.blocks if b.whole_ms is not None]
-    if sums:
-        _line(
-            f"{len(sums)} of {len(profile.blocks)} blocks can be left out; together they take "
-            f"{sum(sums):.4g} ms of {sum(wholes) / len(wholes):.4g} ms"
+    left = [b for b in profile.blocks if b.takes_ms is not None]
+    _line("blocks left out, in the same rounds as the whole:")
+    lines = []
+    for block in left:
+        known = block.low_ms is not None and block.high_ms is not None
+        between = f"{block.low_ms:.3g} to {block.high_ms:.3g}" if known else "few rounds"
+        figures = (block.whole_ms, block.without_ms, block.takes_ms, charged.get(block.block))
+        whole, without, takes, own = ("" if f is None else f"{f:.4g}" for f in figures)
+        lines.append([block.block, whole, without, takes, between, own])
+    heads = ["block", "whole ms", "without ms", "takes ms", "95 % interval", "its operators ms"]
+    _table(heads, lines)
+    if left:
+        taken = sum(b.takes_ms or 0 for b in left)
+        mean = sum(b.whole_ms or 0 for b in left) / len(left)
+        sums = sum(charged.get(b.block, 0) for b in left)
+        told = f"; their operators {sums:.4g} ms" if charged else ""
+        _line(f"together they take {taken:.4g} ms of {mean:.4g} ms{told}")
+    for reason in dict.fromkeys(b.reason for b in profile.blocks if b.reason):
+        names = ", ".join(b.block for b in profile.blocks if b.reason == reason)
+        _line(f"not left out: {names}: {reason}")
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in [heads, *rows]:
+        first, *rest = (
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
+        _line("  ".join([first, *rest]).rstrip())
 
 
 def _percent(value: float | None) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import comb
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,26 +78,50 @@ class OpTime:
 
 @dataclass(frozen=True)
 class BlockTime:
-    """A block, by what the model takes without it; both timed in turns.
+    """A block, by what the model takes without it; both timed in the same rounds.
 
     Args:
         block: its path.
-        whole_ms: median of the whole file in that job; None if it could not be left out.
+        whole_ms: median of the whole file over the rounds of that job; None if it could not be
+            left out.
         without_ms: median of the file without the block.
+        takes_ms: median over the rounds of their difference, which drift does not bend.
+        low_ms: of its 95 % interval from order statistics of the rounds; None for few rounds.
+        high_ms: the interval's other end.
+        rounds: in which both were timed.
         reason: why it could not be left out, or measured.
     """
 
     block: str
     whole_ms: float | None = None
     without_ms: float | None = None
+    takes_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    rounds: int = 0
     reason: str | None = None
 
-    @property
-    def ms(self) -> float | None:
-        """What the model gains without it; None if that is not known."""
-        if self.whole_ms is None or self.without_ms is None:
-            return None
-        return self.whole_ms - self.without_ms
+    @classmethod
+    def of_rounds(
+        cls, block: str, whole: Mapping[int, list[int]], without: Mapping[int, list[int]]
+    ) -> BlockTime:
+        """From the samples in ns of both, by round; rounds that one of them lacks do not count."""
+        shared = sorted(whole.keys() & without.keys())
+        if not shared:
+            return cls(block, reason="no round was timed")
+        wholes = [median(whole[r]) / _MS for r in shared]
+        shorter = [median(without[r]) / _MS for r in shared]
+        differences = sorted(w - s for w, s in zip(wholes, shorter, strict=True))
+        k = interval_order(len(shared))
+        return cls(
+            block,
+            median(wholes),
+            median(shorter),
+            median(differences),
+            differences[k - 1] if k else None,
+            differences[-k] if k else None,
+            len(shared),
+        )
 
 
 @dataclass(frozen=True)
@@ -242,6 +267,19 @@ class Profile:
         tail = hashlib.sha256(json.dumps(exact).encode()).hexdigest()[:8]
         safe = (re.sub(r"[^a-z0-9.+_-]+", "-", word.lower()).strip(".-")[:48] for word in words)
         return "_".join([*safe, f"t{s.threads}", f"b{s.batch}", tail]) + SUFFIX
+
+
+def interval_order(rounds: int) -> int:
+    """The k for which the k-th smallest and largest of so many rounds hold the median at 95 %.
+
+    Returns:
+        The largest such k; 0 if there is none, as for fewer than 6 rounds.
+    """
+    outcomes, k, below = 2**rounds, 0, 1
+    while 20 * (outcomes - 2 * below) >= 19 * outcomes:
+        k += 1
+        below += comb(rounds, k)
+    return k
 
 
 def read_profiles(path: str | Path) -> list[Profile]:

@@ -16,33 +16,31 @@ __all__ = ["EXP", "KINDS", "MEMORY_BOUND", "exp_part", "is_exp", "kind_of", "wor
 
 Shape = Sequence[int]
 
-KINDS: dict[str, frozenset[str]] = {
-    kind: frozenset(names.split())
-    for kind, names in {
-        "product": "conv fusedconv conv1d conv2d conv3d convolution convtranspose conv_transpose2d "
-        "nhwcfusedconv matmul fusedmatmul fusedgemm gemm linear bmm baddbmm mm addmm einsum "
-        "qlinearconv matmulinteger scaled_dot_product_attention attention multiheadattention "
-        "depthwise_conv_2d conv_2d fully_connected batch_matmul",
-        "softmax": "softmax _softmax logsoftmax biassoftmax",
-        "activation": "relu relu_ clip relu6 gelu biasgelu fastgelu quickgelu erf sigmoid tanh silu "
-        "silu_ hardswish hardswish_ hardsigmoid leakyrelu elu exp hard_swish logistic softplus",
-        "normalisation": "layernormalization layer_norm skiplayernormalization "
-        "simplifiedlayernormalization batchnormalization batch_norm instancenormalization "
-        "groupnorm group_norm lpnormalization linalg_vector_norm norm",
-        "reshape": "reshape view _unsafe_view flatten unflatten transpose permute t split chunk "
-        "split_with_sizes concat cat concatenation stack slice select gather gathernd unsqueeze "
-        "squeeze expand tile pad constant_pad_nd strided_slice roll unbind narrow index "
-        "index_select scatternd depthtospace movedim",
-        "copy": "reorderinput reorderoutput memcpyfromhost memcpytohost clone contiguous copy_ "
-        "_to_copy to cast identity alias",
-        "element-wise": "add add_ sub mul mul_ div div_ pow sqrt rsqrt reciprocal neg abs max min "
-        "maximum minimum sum addmul biasadd quickelementwise where clamp clamp_min square "
-        "greater less not and or equal cumsum",
-        "pooling": "averagepool globalaveragepool maxpool avg_pool2d adaptive_avg_pool2d "
-        "max_pool2d mean reducemean reducesum reducemax reducel1 reducel2 amax average_pool_2d "
-        "resize upsample_bilinear2d upsample_nearest2d",
-    }.items()
+_NAMES = {
+    "product": "conv fusedconv conv1d conv2d conv3d convolution convtranspose conv_transpose2d "
+    "nhwcfusedconv matmul fusedmatmul fusedgemm gemm linear bmm baddbmm mm addmm einsum "
+    "qlinearconv matmulinteger scaled_dot_product_attention attention multiheadattention "
+    "depthwise_conv_2d conv_2d fully_connected batch_matmul",
+    "softmax": "softmax _softmax logsoftmax biassoftmax",
+    "activation": "relu relu_ clip relu6 gelu biasgelu fastgelu quickgelu erf sigmoid tanh silu "
+    "silu_ hardswish hardswish_ hardsigmoid leakyrelu elu exp hard_swish logistic softplus",
+    "normalisation": "layernormalization layer_norm skiplayernormalization "
+    "simplifiedlayernormalization batchnormalization batch_norm instancenormalization "
+    "groupnorm group_norm lpnormalization linalg_vector_norm norm",
+    "reshape": "reshape view _unsafe_view flatten unflatten transpose permute t split chunk "
+    "split_with_sizes concat cat concatenation stack slice select gather gathernd unsqueeze "
+    "squeeze expand tile pad constant_pad_nd strided_slice roll unbind narrow index "
+    "index_select scatternd depthtospace movedim",
+    "copy": "reorderinput reorderoutput memcpyfromhost memcpytohost clone contiguous copy_ "
+    "_to_copy to cast identity alias",
+    "element-wise": "add add_ sub mul mul_ div div_ pow sqrt rsqrt reciprocal neg abs max min "
+    "maximum minimum sum addmul biasadd quickelementwise where clamp clamp_min square "
+    "greater less not and or equal cumsum",
+    "pooling": "averagepool globalaveragepool maxpool avg_pool2d adaptive_avg_pool2d "
+    "max_pool2d mean reducemean reducesum reducemax reducel1 reducel2 amax average_pool_2d "
+    "resize upsample_bilinear2d upsample_nearest2d",
 }
+KINDS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
 MEMORY_BOUND = ("reshape", "element-wise", "copy", "normalisation", "activation", "pooling")
 #: What needs the exponential function, by the names that SimA's question uses.
 EXP = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from devices.base import Job, Schedule, Session, Subject
 from edgevit.errors import DeviceError, MissingExtraError, UnavailableError
@@ -24,6 +23,9 @@ ABLATABLE = ("onnx",)
 #: So many shorter files share a job with the whole one: each of them is held in memory.
 TOGETHER = 4
 WHOLE = "whole"
+
+#: Times in ns by round.
+Rounds: TypeAlias = "dict[int, list[int]]"
 
 
 def ablate_blocks(
@@ -91,13 +93,18 @@ def _timed(
         place = session.push(Path(folder))
         subjects = tuple(_subjects(entry, place, len(shorter)))
         samples, errors = _run(session, Job("time", subjects, entry.record.threads, schedule))
-    whole = _median_ms(samples.get(WHOLE))
     return {
-        block: BlockTime(
-            block, whole, _median_ms(samples.get(str(number))), errors.get(str(number))
-        )
+        block: _block_time(block, str(number), samples, errors)
         for number, (block, _) in enumerate(shorter)
     }
+
+
+def _block_time(
+    block: str, name: str, samples: Mapping[str, Rounds], errors: Mapping[str, str]
+) -> BlockTime:
+    if (error := errors.get(name) or errors.get(WHOLE)) is not None:
+        return BlockTime(block, reason=error)
+    return BlockTime.of_rounds(block, samples.get(WHOLE, {}), samples.get(name, {}))
 
 
 def _subjects(entry: Entry, place: str, count: int) -> Iterator[Subject]:
@@ -107,20 +114,18 @@ def _subjects(entry: Entry, place: str, count: int) -> Iterator[Subject]:
         yield replace(whole, id=name, file=f"{place}/{name}.onnx", sha256=None, golden=None)
 
 
-def _run(session: Session, job: Job) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Samples and errors by the subjects' ids."""
-    samples: dict[str, list[int]] = {}
+def _run(session: Session, job: Job) -> tuple[dict[str, Rounds], dict[str, str]]:
+    """Samples by round, and errors, by the subjects' ids."""
+    samples: dict[str, Rounds] = {}
     errors: dict[str, str] = {}
     with closing(session.run(job)) as events:  # type: ignore[type-var]
         for event in events:
             if event["event"] == "samples":
-                samples.setdefault(event["id"], []).extend(event["ns"])
+                samples.setdefault(event["id"], {}).setdefault(event["round"], []).extend(
+                    event["ns"]
+                )
             elif event["event"] == "error" and event.get("id") is None:
                 raise DeviceError(f"blocks were not timed: {event['message']}")
             elif event["event"] == "error":
                 errors[event["id"]] = str(event["message"])
     return samples, errors
-
-
-def _median_ms(ns: list[int] | None) -> float | None:
-    return median(ns) / 1e6 if ns else None
