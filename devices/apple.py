@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +128,9 @@ class PhoneSession:
         """
         return self._of_phone(self._carrier.facts())
 
-    def push(self, folder: Path) -> str:
+    def push(self, folder: Path, parts: Iterable[str] | None = None) -> str:
         """Bring a bundle to the Mac; see :meth:`devices.base.Session.push`."""
-        return self._carrier.push(folder)
+        return self._carrier.push(folder, parts)
 
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Iterator[Event]:
         """See :meth:`devices.base.Session.run`.

@@ -7,7 +7,7 @@ runs it where the model runs; what it tells is listed there. Local and remote se
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -222,8 +222,17 @@ class Session(Protocol):
         """
         ...
 
-    def push(self, folder: Path) -> str:
-        """Bring a bundle to the device; its path there, for the subjects of jobs."""
+    def push(self, folder: Path, parts: Iterable[str] | None = None) -> str:
+        """Bring a bundle to the device; its path there, for the subjects of jobs.
+
+        Args:
+            folder: the bundle.
+            parts: files and folders in it that are needed there; all if None.
+
+        Raises:
+            RefusedError: the device cannot keep it.
+            DeviceError: the device is gone.
+        """
         ...
 
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Iterator[Event]:

@@ -88,7 +88,7 @@ def ending_of(status: int) -> str:
             return f"was killed by {signal.Signals(number).name}"
         except ValueError:
             return f"was killed by signal {number}"
-    return f"ended with exit status {status} before it was done"
+    return f"ended with exit status {status}"
 
 
 class ChildLine:
@@ -151,7 +151,7 @@ class ChildLine:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        return Ending("crash", f"the agent {ending_of(status)}")
+        return Ending("crash", f"the agent {ending_of(status)} before it was done")
 
     def kill(self) -> None:
         """See :meth:`Line.kill`."""

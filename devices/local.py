@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class LocalSession:
         hint = f"does `{self._python} --version` say Python 3.6 or newer?"
         return read_facts(self.run(Job("facts"), silence_s=60), where="here", hint=hint)
 
-    def push(self, folder: Path) -> str:
+    def push(self, folder: Path, parts: Iterable[str] | None = None) -> str:
         """The folder itself: it is here already."""
         return str(folder.resolve())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 from platformdirs import user_cache_path
 
+from devices.line import ending_of
 from edgevit.errors import DeviceError
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "RemoteShell",
     "ThisMachine",
     "ask",
-    "ending",
     "last_line",
     "look",
     "run_script",
@@ -239,22 +238,15 @@ def ask(shell: RemoteShell, python: str, script: str, *arguments: str, data: obj
         version = shell.execute([python, "-c", "import sys; print(sys.version.split()[0])"])
         raise _too_old(python, last_line(version.stdout))
     if done.status:
-        raise DeviceError(f"{python} on the board {ending(done.status)}: {last_line(done.stderr)}")
+        raise DeviceError(
+            f"{python} on the board {ending_of(done.status)}: {last_line(done.stderr)}"
+        )
     try:
         # A login shell may greet first.
         return json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         said = done.stdout.decode("utf-8", "replace").strip()[-200:]
         raise DeviceError(f"{python} on the board answered {said!r}, not JSON") from None
-
-
-def ending(status: int) -> str:
-    """An exit status in words; shells report signals as 128 and up."""
-    number = -status if status < 0 else status - 128
-    try:
-        return f"was ended by {signal.Signals(number).name}"
-    except ValueError:
-        return f"ended with status {status}"
 
 
 def last_line(output: bytes) -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devices.line import ending_of
 from devices.profile import DeviceProfile
 from devices.remote import (
     ENCODING,
@@ -21,7 +22,6 @@ from devices.remote import (
     Completed,
     RemoteShell,
     ask,
-    ending,
     last_line,
     look,
     run_script,
@@ -244,7 +244,7 @@ class _Setup:
         proved = len(done.stdout.splitlines())
         name = modules[proved] if proved < len(modules) else modules[-1]
         raise DeviceError(
-            f"{name} does not work on the board: its Python {ending(done.status)}: "
+            f"{name} does not work on the board: its Python {ending_of(done.status)}: "
             f"{last_line(done.stderr)}",
             hint=_proof_hint(done),
         )
@@ -272,7 +272,7 @@ def _expect_success(done: Completed, what: str, hint: str | None) -> None:
 def _proof_hint(done: Completed) -> str | None:
     if b"GLIBC_" in done.stderr:
         return "its C library is older than the package needs: a newer system, or an older package"
-    if ending(done.status).endswith("SIGILL"):
+    if ending_of(done.status).endswith("SIGILL"):
         return "an instruction that this processor lacks; on Jetson boards OPENBLAS_CORETYPE=ARMV8"
     return None
 

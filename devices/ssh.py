@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import secrets
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -153,21 +153,29 @@ class SshSession:
         hint = f"`edgevit devices check {self._host.name}` looks the board over"
         return read_facts(events, where=f"on {self._host.name}", hint=hint)
 
-    def push(self, folder: Path, *, progress: Progress | None = None) -> str:
+    def push(
+        self,
+        folder: Path,
+        parts: Iterable[str] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> str:
         """Bring a bundle to the board; see :meth:`devices.base.Session.push`.
 
         Contents that are there already, from whatever bundle, are not sent again.
 
         Args:
             folder: the bundle.
+            parts: files and folders in it that are needed; all if None.
             progress: called with bytes sent, and bytes that are to be sent.
 
         Raises:
-            DeviceError: the board is gone, its disk is full, or it damages files; no Python there.
+            DeviceError: the board is gone.
+            RefusedError: its disk is full, or it damages files; no Python there.
         """
         from devices.ssh_store import Shipment
 
-        shipment = Shipment.of_folder(folder, STORE_BYTES)
+        shipment = Shipment.of_folder(folder, STORE_BYTES, parts)
         return self._reliably(lambda: self._ship(shipment, progress))
 
     def run(self, job: Job, *, silence_s: float = SILENCE_S) -> Generator[Event, None, None]:
@@ -253,16 +261,21 @@ class SshSession:
         partial.write_bytes(done.stdout)
         partial.replace(local)
 
-    def clean(self) -> int:
+    def clean(self, *, everything: bool = False) -> int:
         """Remove bundles and agents from the board; the bytes that were freed.
+
+        Args:
+            everything: also the environment that setup made.
 
         Raises:
             DeviceError: the board is gone, or has no Python.
         """
         from devices.ssh_store import python_words
 
-        done = self.execute(python_words(self.python, "clean", self._home), timeout_s=300)
-        self._agent = None
+        folders = ["venv"] if everything else []
+        words = python_words(self.python, "clean", self._home, *folders)
+        done = self.execute(words, timeout_s=300)
+        self._agent, self._has_venv = None, False  # looked for when it is needed
         if done.status:
             raise self._file_error("cannot clean up", done)
         return int(done.stdout.split()[-1])

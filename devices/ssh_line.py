@@ -88,7 +88,7 @@ class SshLine:
             status = self.command.status or 0
             if status == 127:
                 return Ending("crash", f"there is no {self._program} on the board")
-            return Ending("crash", f"the agent {ending_of(status)}")
+            return Ending("crash", f"the agent {ending_of(status)} before it was done")
         return Ending("crash", not_started(self.command))
 
     def kill(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from devices.remote import last_line
 from devices.ssh_connection import SshConnection
 from devices.ssh_line import SshLine
 from edgevit.bundle import hash_file
-from edgevit.errors import DeviceError, UsageError
+from edgevit.errors import DeviceError, RefusedError, UsageError
 
 __all__ = ["Content", "Progress", "Shipment", "python_words", "ship"]
 
@@ -91,13 +91,20 @@ class Shipment:
     limit_bytes: int = 0
 
     @classmethod
-    def of_folder(cls, folder: Path, limit_bytes: int) -> Shipment:
-        """All files of a folder; its place is named by their names and contents.
+    def of_folder(
+        cls, folder: Path, limit_bytes: int, parts: Iterable[str] | None = None
+    ) -> Shipment:
+        """Files of a folder; its place is named by their names and contents.
+
+        Args:
+            folder: the bundle.
+            limit_bytes: what the store may take of the board's disk.
+            parts: files and folders in it; all if None.
 
         Raises:
             UsageError: there is no such folder, or nothing in it.
         """
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        paths = sorted(_files_in(folder, parts))
         if not paths:
             raise UsageError(f"{folder} has no files that could be brought to a device")
         names = [path.relative_to(folder).as_posix() for path in paths]
@@ -116,6 +123,13 @@ class Shipment:
             "limit": self.limit_bytes,
             "held_seconds": HELD_S,
         }
+
+
+def _files_in(folder: Path, parts: Iterable[str] | None) -> Iterator[Path]:
+    """Files of a folder, or those of its parts, each once."""
+    for part in ["."] if parts is None else dict.fromkeys(parts):
+        place = folder / part
+        yield from [place] if place.is_file() else filter(Path.is_file, place.rglob("*"))
 
 
 def python_words(python: str, script: str, *arguments: str) -> list[str]:
@@ -199,7 +213,7 @@ class _Talk:
         """The error that says what was damaged."""
         names = {c.sha256: c.name for c in self._shipment.contents}
         sha256, got = next(iter(self.damaged.items()))
-        return DeviceError(
+        return RefusedError(
             f"{self._name}: {names[sha256]} came out damaged, twice: its sha256 there is "
             f"{got[:12]}, not {sha256[:12]}",
             hint="is the board's disk (SD card) all right, and is the file not being written here?",
@@ -251,24 +265,25 @@ class _Talk:
 
     def _refusal(self, answer: Mapping[str, Any]) -> DeviceError:
         if answer["error"] == "full":
-            return DeviceError(
+            return RefusedError(
                 f"{self._name}: the board's disk is full: {answer['needed'] / MIB:.1f} MiB are to "
                 f"come, {answer['free'] / MIB:.1f} MiB are free",
-                hint="make room there; ~/.cache/edgevit/store may go, too: it is filled again",
+                hint="make room there; what edgevit keeps there goes by "
+                f"`edgevit devices clean {self._name}`",
             )
-        return DeviceError(f"{self._name}: the board cannot keep files: {answer['message']}")
+        return RefusedError(f"{self._name}: the board cannot keep files: {answer['message']}")
 
     def _obituary(self) -> DeviceError:
         self._line.wait(5.0)
         command, said = self._line.command, self._line.said()
         ending = self._line.wait(0)
         if command.status == TOO_OLD:
-            return DeviceError(
+            return RefusedError(
                 f"{self._name}: {self._python} there is Python {said}; the agent needs 3.6",
                 hint="name a newer one with `edgevit devices add` and --force --python",
             )
         if command.status in (126, 127):
-            return DeviceError(
+            return RefusedError(
                 f"{self._name}: there is no {self._python} on the board",
                 hint="`sudo apt install python3` there, or name it with `edgevit devices add` and "
                 "--force --python",

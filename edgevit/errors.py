@@ -15,6 +15,7 @@
         ├── ConversionError       a converter gave up on the graph
         ├── OutputError           the output folder cannot be written
         └── DeviceError           a device is unreachable or its agent failed
+            └── RefusedError      it answers, and cannot do it: no room, no Python
 
 The message says what was wrong and what was expected; the hint says what to do about it.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "MissingExtraError",
     "OptionError",
     "OutputError",
+    "RefusedError",
     "ShapeError",
     "UnavailableError",
     "UnknownNameError",
@@ -188,3 +190,7 @@ class OutputError(UnavailableError):
 
 class DeviceError(UnavailableError):
     """A device cannot be reached, or its agent failed."""
+
+
+class RefusedError(DeviceError):
+    """A device answers, and cannot do what it is asked; trying again changes nothing there."""

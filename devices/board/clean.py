@@ -1,4 +1,4 @@
-"""Remove what edgevit keeps on the board but its environment. Argument: its folder there.
+"""Remove what edgevit keeps on the board. Arguments: its folder there, more folders in it to go.
 
 Printed: the bytes that were freed. Files in use stay readable to those that have them open.
 """
@@ -12,7 +12,7 @@ import sys
 def main() -> None:
     """Remove it."""
     freed = 0
-    for name in ("store", "agent", "tmp", "wheels"):
+    for name in ["store", "agent", "tmp", "wheels", *sys.argv[2:]]:
         folder = os.path.join(sys.argv[1], name)
         seen = set()
         for place, _, files in os.walk(folder):

@@ -123,7 +123,7 @@ def add(
 def remove(name: Name, as_json: AsJson = False) -> None:
     """Forget a board.
 
-    What setup brought there stays, in ~/.cache/edgevit.
+    What setup brought there stays, in ~/.cache/edgevit: `edgevit devices clean --all` goes before.
     """
     from devices.hosts import hosts_path, remove_host
 
@@ -132,6 +132,36 @@ def remove(name: Name, as_json: AsJson = False) -> None:
         print_json({"removed": name, "file": str(hosts_path())})
     else:
         _line(f"{name} is forgotten; what setup brought there stays in ~/.cache/edgevit")
+
+
+@devices.command("clean")
+def clean(
+    name: Name,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the runtimes that setup brought there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove bundles and agents from a board; runtimes stay.
+
+    What a bench needs is brought there again.
+    """
+    from devices.remote import look
+    from devices.resolve import device_of
+
+    # What carries a phone is what is cleaned.
+    board: Any = device_of(replace(_host(name), attached=None))
+    with board.open() as session:
+        if busy := look(session, session.python).busy:
+            raise DeviceError(f"{board.name}: {busy}", hint="wait for its end")
+        freed, home = session.clean(everything=everything), session.home
+    if as_json:
+        print_json({"name": board.name, "freed_bytes": freed, "home": home, "all": everything})
+        return
+    kept = "" if everything else "; the runtimes stay, --all removes them, too"
+    _line(f"{board.name}: {freed / 2**20:.1f} MiB freed in {home}{kept}")
+    if everything:
+        _line(f"next: edgevit devices setup {board.name}")
 
 
 @devices.command("setup")
@@ -218,6 +248,9 @@ def check(
     sys.exit(DeviceError.exit_code if problems else 0)
 
 
+devices.command("peak")(peak)
+
+
 @devices.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="Of a board or a profile, or local.", metavar="NAME")],
@@ -248,9 +281,6 @@ def show(
         try:
             with find_device(name).open() as session:
                 report["facts"] = session.facts()
-devices.command("peak")(peak)
-
-
         except DeviceError as error:
             report["error"] = error.to_json()
     if as_json:

@@ -26,7 +26,7 @@ from edgevit.measure.results import Result, result_filename
 from edgevit.progress import Progress
 from edgevit.verbs.crew import run_all
 from edgevit.verbs.journal import Journal, digest
-from edgevit.verbs.needs import Needs
+from edgevit.verbs.needs import Needs, unmade_subject
 from edgevit.verbs.runs import DeviceRun, Settings, group_entries
 from edgevit.verbs.subjects import (
     BenchSubject,
@@ -113,9 +113,17 @@ def bench(
             one, files.made[one.name], counts[one.name], batch, backends or {}, runtime, bar
         )
     ]
+    folder = Path(output) if output is not None else None
+    unmade = [
+        failure.result(settings, threads, batch)
+        for failure in files.failed
+        for threads in counts[failure.device.name]
+    ]
+    if folder is not None:
+        for result in unmade:
+            result.write(folder)
     if files.failed and not measurements:
         raise files.failed[0].error
-    folder = Path(output) if output is not None else None
     keys = [m.key(settings) for m in measurements]
     journal = Journal.open(folder, keys, fresh=fresh)
     with journal.held():
@@ -130,11 +138,6 @@ def bench(
             )
         _measure(found, measurements, settings, ledger, bar)
         journal.finish()
-    unmade = [
-        failure.result(settings, threads, batch)
-        for failure in files.failed
-        for threads in counts[failure.device.name]
-    ]
     return unmade + [ledger.results[key] for key in keys if key in ledger.results]
 
 
@@ -183,8 +186,15 @@ class _Ledger:
             place = self.folder / result_filename(result)
             if settled or result.samples_ns or not place.exists():
                 place = result.write(self.folder)
+            self._forget_failure(self.folder, result)
             if settled:
                 self.journal.settle(key, place)
+
+    def _forget_failure(self, folder: Path, result: Result) -> None:
+        """An earlier bench may have told why there was no such file; now there is."""
+        r = result.subject
+        failed = unmade_subject(r.kind, r.name, r.format, threads=r.threads, batch=r.batch)
+        (folder / result_filename(replace(result, subject=failed))).unlink(missing_ok=True)
 
 
 # -- what is measured ------------------------------------------------------------------------------

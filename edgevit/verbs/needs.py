@@ -24,7 +24,7 @@ from edgevit.verbs.runs import Settings
 from edgevit.verbs.subjects import BenchSubject, is_bundle, make_bundle, makeable_formats
 from edgevit.verbs.targets import default_format, fit_options
 
-__all__ = ["Files", "Needs", "Unmade"]
+__all__ = ["Files", "Needs", "Unmade", "unmade_subject"]
 
 #: Options of an export that blocks have as well as models.
 BLOCK_OPTIONS = frozenset(
@@ -45,21 +45,31 @@ class Unmade:
         """As a result: nothing was measured, and why."""
         device = self.device
         record = DeviceRecord(device.name, device.profile.name, getattr(device, "emulated", False))
-        kind: Literal["model", "block"] = "block" if _is_block(self.subject) else "model"
         status: Status = "mismatch" if isinstance(self.error, CheckError) else "failed"
         reason = f"could not be exported: {self.error}"
         return Result(
             context=current_context(
                 record, command=settings.command, seed=settings.seed, suite=settings.suite
             ),
-            subject=SubjectRecord(
-                kind, _label(self.subject), self.format, "none", "none", batch, threads, ()
+            subject=unmade_subject(
+                "block" if _is_block(self.subject) else "model",
+                _label(self.subject),
+                self.format,
+                threads=threads,
+                batch=batch,
             ),
             protocol=settings.schedule.to_json(),
             verification=Verification("unverified", reason),
             status=status,
             reason=reason,
         )
+
+
+def unmade_subject(
+    kind: Literal["model", "block"], name: str, format_name: str, *, threads: int, batch: int
+) -> SubjectRecord:
+    """What a result says of a file that there is not."""
+    return SubjectRecord(kind, name, format_name, "none", "none", batch, threads, ())
 
 
 @dataclass

@@ -9,6 +9,7 @@ before it can take others with it.
     agent dies on a file that file has failed; the rest of the group is run without it
     agent dies in rounds nobody knows on which file: the rest is run one by one
     device is gone       what is left has failed, with the reason, and can be resumed
+    device has no room   the files that it cannot take have failed, and can be resumed
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devices.base import Device, Event, Job, Schedule, Session
-from edgevit.errors import DeviceError
+from edgevit.errors import DeviceError, RefusedError
 from edgevit.measure import events as reading
 from edgevit.measure.record import Context
 from edgevit.measure.record import Device as DeviceRecord
@@ -107,7 +108,7 @@ class DeviceRun:
     over: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _session: Session | None = None
-    _places: dict[Path, str] = field(default_factory=dict)
+    _places: dict[tuple[Path, str], str] = field(default_factory=dict)
     _done: int = 0
     _reported: set[int] = field(default_factory=set)
 
@@ -146,6 +147,7 @@ class DeviceRun:
     # -- a group -----------------------------------------------------------------------------------
 
     def _measure(self, group: Group) -> None:
+        group = Group(tuple(self._brought(group.entries)), group.threads)
         left, weighed = self._weigh(group) if self.settings.memory else (list(group.entries), {})
         retried = False
         while left and not self._stop.is_set():
@@ -164,6 +166,23 @@ class DeviceRun:
                 self._one_by_one(lost, group.threads, weighed)
                 return
             left = lost
+
+    def _brought(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The entries whose files are on the device; those that it refuses have failed."""
+        kept = []
+        for entry in entries:
+            if self._stop.is_set():
+                break
+            try:
+                self._place(entry)
+            except RefusedError as error:
+                self._tell(error)
+                self._conclude(entry, [_error_event("refused", error)], (), self._context())
+                continue
+            except DeviceError:
+                pass  # the job finds out, and reaches the device again
+            kept.append(entry)
+        return kept
 
     def _one_by_one(
         self, entries: Sequence[Entry], threads: int, weighed: Mapping[str, Sequence[Event]]
@@ -223,8 +242,10 @@ class DeviceRun:
                     self._tell_session_to_stop()
                 if mode == "time":
                     self._advance(meter.add(event) * len(entries), detail)
+        except RefusedError:
+            raise
         except DeviceError as error:
-            events.append(_lost_connection(error))
+            events.append(_error_event("connection", error))
         if self._stop.is_set() and _accident(events) is not None:
             events[-1] = {"event": "done", "stopped": True}  # it broke off because we left
         return events, context
@@ -238,12 +259,12 @@ class DeviceRun:
         )
 
     def _place(self, entry: Entry) -> str:
-        """Where the entry's bundle is on the device; pushed at its first use."""
-        path = entry.bundle.path
-        if path not in self._places:
+        """Where the entry's bundle is on the device, with its own file; pushed at its first use."""
+        key = (entry.bundle.path, entry.record.format)
+        if key not in self._places:
             assert self._session is not None
-            self._places[path] = self._session.push(path)
-        return self._places[path]
+            self._places[key] = self._session.push(entry.bundle.path, entry.files)
+        return self._places[key]
 
     def _conclude(
         self, entry: Entry, events: Sequence[Event], weighed: Sequence[Event], context: Context
@@ -274,13 +295,19 @@ class DeviceRun:
         """Everything that is left has failed, for that reason."""
         if self._stop.is_set():
             return
-        hint = f"; {error.hint}" if error.hint else ""
-        self.progress.note(f"{self.device.name}: {error}{hint}")
+        self._tell(error)
         context = self._context()
         for group in self.groups:
             for entry in group.entries:
                 if id(entry) not in self._reported:
-                    self._conclude(entry, [_lost_connection(error)], (), context)
+                    self._conclude(entry, [_error_event("connection", error)], (), context)
+
+    def _tell(self, error: DeviceError) -> None:
+        hint = f"; {error.hint}" if error.hint else ""
+        # Most errors name their device themselves.
+        named = str(error).startswith(f"{self.device.name}: ")
+        where = "" if named else f"{self.device.name}: "
+        self.progress.note(f"{where}{error}{hint}")
 
     # -- the device --------------------------------------------------------------------------------
 
@@ -302,7 +329,7 @@ class DeviceRun:
         lost = DeviceError(accident.message, hint="the same command goes on from here")
         if again:
             raise lost
-        self.progress.note(f"{self.device.name}: {accident.message}; reaching it again")
+        self._tell(DeviceError(accident.message, hint="reaching it again"))
         session, self._session = self._session, None
         if session is not None:
             with contextlib.suppress(Exception):
@@ -386,8 +413,8 @@ def _is_cut(events: Sequence[Event]) -> bool:
     return accident is not None and accident.kind in CUT
 
 
-def _lost_connection(error: DeviceError) -> Event:
-    return {"event": "error", "id": None, "kind": "connection", "message": str(error)}
+def _error_event(kind: str, error: DeviceError) -> Event:
+    return {"event": "error", "id": None, "kind": kind, "message": str(error)}
 
 
 def _detail(mode: str, entries: Sequence[Entry], threads: int) -> str:

@@ -67,6 +67,11 @@ class Entry:
             options=self.record.options,
         )
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What of the bundle the device needs."""
+        return str(self.bundle.artifact(self.record.format)["file"]), GOLDEN
+
     def with_threads(self, threads: int) -> Entry:
         """The same file with another thread count."""
         return replace(self, record=replace(self.record, threads=threads))
@@ -147,13 +152,19 @@ def _entry(
             f"{bundle.path} has a fixed batch of {size}, not {batch}",
             hint=f"edgevit export {bundle.name} --batch {batch}",
         )
+    own = options.get(backend, {})
     return Entry(
         id=f"{bundle.path.name}.{format_name}",
         bundle=bundle,
-        record=_record(bundle, format_name, batch, backend, options.get(backend, {})),
-        tolerance=tolerance_for(artifact["precision"]),
+        record=_record(bundle, format_name, batch, backend, own),
+        tolerance=tolerance_for(_precision(artifact["precision"], backend, own)),
         compared=_compared(bundle),
     )
+
+
+def _precision(file: str, backend: str, options: Mapping[str, Any]) -> str:
+    """How it computes: TensorRT makes half precision of a file in fp32, if it may."""
+    return "fp16" if backend == "tensorrt" and options.get("fp16") else file
 
 
 def _compared(bundle: Bundle) -> str:
@@ -175,7 +186,7 @@ def _record(
         name=model["name"],
         format=format_name,
         backend=backend,
-        precision=artifact["precision"],
+        precision=_precision(artifact["precision"], backend, options),
         batch=batch,
         threads=1,
         inputs=tuple(TensorSpec.from_json(i).with_batch(batch) for i in manifest["inputs"]),

@@ -12,6 +12,7 @@ pytest.importorskip("asyncssh")
 from devices_kit import interpreter
 from sshd_kit import Sshd
 
+from devices import remote
 from devices.hosts import load_hosts
 from edgevit.measure.results import read_results
 
@@ -79,6 +80,33 @@ def test_a_board_that_cannot_be_reached(edgevit, server, spoil, said):
         assert said in outcome.out + outcome.err, command
     states = edgevit("devices", "--json", "--timeout", "30").json["hosts"]
     assert states[0]["state"]["reachable"] is False
+
+
+def test_cleaning_up_leaves_the_runtimes(edgevit, server, monkeypatch):
+    monkeypatch.setattr(remote.Board, "busy", None)  # others measure on this machine
+    add(edgevit, server, "--python", sys.executable)
+    home = server.home / ".cache" / "edgevit"
+    for name in ("store", "agent", "venv"):
+        (home / name).mkdir(parents=True)
+        (home / name / "file").write_bytes(bytes(2**20))
+    outcome = edgevit("devices", "clean", "pc")
+    assert outcome.code == 0, outcome.err
+    assert f"pc: 2.0 MiB freed in {home}" in outcome.out
+    assert "--all" in outcome.out
+    assert [p.name for p in home.iterdir()] == ["venv"]
+    told = edgevit("devices", "clean", "pc", "--all", "--json").json
+    assert (told["freed_bytes"], told["all"]) == (2**20, True)
+    assert not list(home.iterdir())
+
+
+def test_nothing_is_cleaned_while_a_bench_runs(edgevit, server, monkeypatch):
+    add(edgevit, server, "--python", sys.executable)
+    monkeypatch.setattr(remote.Board, "busy", "a measurement runs there by me")
+    (server.home / ".cache" / "edgevit" / "store").mkdir(parents=True)
+    outcome = edgevit("devices", "clean", "pc")
+    assert outcome.code == 3
+    assert "a measurement runs there by me" in outcome.err
+    assert (server.home / ".cache" / "edgevit" / "store").is_dir()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The host's side of Apple's devices. The Mac is a stand-in, see test_agent_phone.py."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Carrier:
     def facts(self) -> dict[str, Any]:
         return self.told
 
-    def push(self, folder: Path) -> str:
+    def push(self, folder: Path, parts: Sequence[str] | None = None) -> str:
+        self.calls.append(f"push {parts}")
         return f"/store/{folder.name}"
 
     def run(self, job: Job, *, silence_s: float = 0) -> Any:
@@ -76,7 +78,7 @@ def test_packages_go_to_the_phone(tmp_path: Path) -> None:
     carrier = Carrier()
     package = replace(make_dense(tmp_path, "m"), backend="coreml", options=coreml_options("ane"))
     with PhoneSession(carrier, PROFILE, "its-udid") as session:  # type: ignore[arg-type]
-        assert session.push(Path("/x/bundle")) == "/store/bundle"
+        assert session.push(Path("/x/bundle"), ["m"]) == "/store/bundle"
         events = list(session.run(Job("time", (package,), threads=3)))
         session.stop()
     assert carrier.job is not None
@@ -84,7 +86,7 @@ def test_packages_go_to_the_phone(tmp_path: Path) -> None:
     assert subject.backend == "coreml-phone"
     assert subject.options == {"compute_unit": "ane", "device": "its-udid"}
     assert carrier.job.threads == 3
-    assert carrier.calls == ["stop", "close"]
+    assert carrier.calls == ["push ['m']", "stop", "close"]
     assert [event["event"] for event in events] == ["facts", "done"]
     assert events[0] == session.facts()
 

@@ -11,7 +11,8 @@ import pytest
 from devices_kit import interpreter
 from local_shell import Ended, LocalShell
 
-from devices.remote import ask, ending, look
+from devices.line import ending_of
+from devices.remote import ask, look
 from edgevit.errors import DeviceError
 
 
@@ -75,8 +76,8 @@ def test_a_python_that_is_too_old(shell: LocalShell) -> None:
     [
         (Ended(0, b"Welcome to the board\n", b""), "answered 'Welcome to the board', not JSON"),
         (Ended(0, b"", b""), "answered ''"),
-        (Ended(1, b"", b"Traceback\n  x\nMemoryError\n"), "ended with status 1: MemoryError"),
-        (Ended(139, b"", b""), "was ended by SIGSEGV"),
+        (Ended(1, b"", b"Traceback\n  x\nMemoryError\n"), "ended with exit status 1: MemoryError"),
+        (Ended(139, b"", b""), "was killed by SIGSEGV"),
     ],
 )
 def test_a_python_that_fails(shell: LocalShell, answer: Ended, said: str) -> None:
@@ -91,8 +92,8 @@ def test_a_greeting_before_the_answer_is_no_matter(shell: LocalShell) -> None:
 
 
 def test_endings_in_words() -> None:
-    assert ending(-4) == ending(132) == "was ended by SIGILL"
-    assert ending(3) == "ended with status 3"
+    assert ending_of(-4) == ending_of(132) == "was killed by SIGILL"
+    assert ending_of(3) == "ended with exit status 3"
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.11"])

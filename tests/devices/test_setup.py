@@ -234,7 +234,7 @@ def test_a_debian_without_venv_is_told_what_to_install(
 def test_a_runtime_that_does_not_work_is_named(shell: LocalShell, ready: SetupReport) -> None:
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
     for source, said, hint in (
-        (crash, "tiny does not work on the board: its Python was ended by SIGILL", "ARMV8"),
+        (crash, "tiny does not work on the board: its Python was killed by SIGILL", "ARMV8"),
         ("raise ImportError('libc.so.6: version `GLIBC_2.34 not found')", "GLIBC_2.34", "older"),
     ):
         (site_of(shell) / "tiny.py").write_text(source)

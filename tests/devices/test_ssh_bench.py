@@ -47,6 +47,16 @@ def own(user_home: Path, tmp_path: Path, environment: dict[str, str]) -> Iterato
         yield boards
 
 
+class Told(Progress):
+    """Keeps the notes."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 class Accident(Progress):
     """Something that happens once, in the middle of timing."""
 
@@ -145,11 +155,57 @@ def test_the_boards_clock_has_no_say(own: Boards, bundles: list[Path], tmp_path:
 def test_a_full_disk_in_a_bench(
     own: Boards, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE_S", (0,))
+    notes: list[str] = []
+    monkeypatch.setattr(runs, "PATIENCE_S", ())  # nobody is to wait
     with small_disk(own.home, "size=16k"):
-        results = bench(bundles, device=own.device(), output=tmp_path / "out", memory=False)
+        results = bench(
+            bundles,
+            device=own.device(),
+            output=tmp_path / "out",
+            memory=False,
+            progress=Told(notes),
+        )
     assert {r.status for r in results} == {"failed"}
     assert all("the board's disk is full" in str(r.reason) for r in results)
+    assert not any("reaching it again" in note for note in notes), "it is there"
+    assert all("edgevit devices clean board" in note for note in notes)
+
+
+def test_a_file_that_the_board_has_no_room_for_leaves_the_others(
+    own: Boards, bundles: list[Path], tmp_path: Path
+) -> None:
+    from edgevit.verbs.export import export
+
+    large = export(BlockSpec("softmax", 1024, 64, 8), output=tmp_path, formats=["onnx"]).path
+    notes: list[str] = []
+
+    def measure() -> list[str]:
+        results = bench(
+            [large, *bundles], device=own.device(), output=tmp_path / "out", runs=5,
+            progress=Told(notes),
+        )  # fmt: skip
+        return [r.status if r.status not in GOOD else "good" for r in results]
+
+    with small_disk(own.home, "size=2m"):
+        assert measure() == ["failed", "good", "good"]
+    (note,) = notes
+    assert note.startswith("board: the board's disk is full: ")
+    assert measure() == ["good", "good", "good"], "with room, the same command goes on"
+    assert any("2 of 3 results are there" in note for note in notes)
+
+
+def test_a_board_gets_what_it_runs_and_no_more(
+    own: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgevit.verbs.export import export
+
+    spec = BlockSpec("sima", 16, 8, 2)
+    bundle = export(spec, output=tmp_path, formats=["onnx", "torch"]).path
+    (result,) = bench([bundle], device=own.device(), formats="onnx", runs=5, output=None)
+    assert result.status in GOOD, result.reason
+    store = own.home / "store"
+    files = {p.name for p in store.rglob("*") if p.is_file() and p.parent.parent == store}
+    assert {n for n in files if "." in n} == {"model.onnx", "golden.npz"}
 
 
 def test_ctrl_c_leaves_nothing_running_there(

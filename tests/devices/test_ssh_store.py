@@ -88,6 +88,17 @@ def test_contents_that_another_bundle_brought_are_not_sent_again(
     assert same(place, bundle)
 
 
+def test_only_the_parts_that_are_needed_are_brought(board: SshSession, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "many", **{"model.onnx": b"o" * 1000, "model.pt2": b"p" * 2000})
+    (folder / "model.mlpackage" / "Data").mkdir(parents=True)
+    (folder / "model.mlpackage" / "Data" / "weights").write_bytes(b"w" * 500)
+    counter = Counter()
+    place = board.push(folder, ["model.onnx", "model.mlpackage"], progress=counter)
+    assert counter.sent == 1500
+    there = {p.relative_to(place).as_posix() for p in Path(place).rglob("*") if p.is_file()}
+    assert there == {"model.onnx", "model.mlpackage/Data/weights"}
+
+
 def test_what_was_damaged_on_the_board_is_sent_again(board: SshSession, bundle: Path) -> None:
     place, _ = pushed(board, bundle)
     with Path(place, "model").open("r+b") as stream:

@@ -79,7 +79,7 @@ def test_a_device_that_cannot_be_reached_leaves_the_others(bundles, tmp_path):
     assert [r.status for r in results[:2]] == ["failed", "failed"]
     assert {r.reason for r in results[:2]} == {"gone: no route to host"}
     assert all(r.status in GOOD for r in results[2:])
-    assert "gone: gone: no route to host; is it switched on?" in listener.notes
+    assert "gone: no route to host; is it switched on?" in listener.notes
     # What was measured there before is still there.
     assert before.read_text() == kept
     assert len(read_results(tmp_path / "out")) == 4
@@ -228,7 +228,7 @@ def test_a_lost_connection_is_taken_up_once(bundles, tmp_path):
     assert all(r.status in GOOD for r in results)
     assert board.opened == 2
     assert [len(files) for _, files in modes(board)] == [3, 3]
-    assert listener.notes == ["a: a: the connection was lost; reaching it again"]
+    assert listener.notes == ["a: the connection was lost; reaching it again"]
 
 
 def test_a_connection_lost_twice_costs_the_device_and_can_be_resumed(bundles, tmp_path):
@@ -418,6 +418,22 @@ def test_what_cannot_be_exported_has_failed_and_the_rest_goes_on(tmp_path, refus
     assert failed.reason == "could not be exported: ONNX: no way to write this"
     assert "sima-n16-d8-h2 (onnx) has failed: ONNX: no way to write this" in listener.notes
     assert "failed: sima-n16-d8-h2" in " ".join(build_table(results, include="all").attrs["notes"])
+    kept = [(r.subject.name, r.reason) for r in read_results(tmp_path / "out") if r.reason]
+    assert ("sima-n16-d8-h2", failed.reason) in kept
+
+
+def test_why_it_could_not_be_exported_is_forgotten_once_it_could(tmp_path, refusing, monkeypatch):
+    from edgevit.errors import ConversionError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    board, out = Board("a", tmp_path), tmp_path / "out"
+    with pytest.raises(ConversionError):
+        measure([OTHER], board, out, formats=["onnx"])
+    assert [r.status for r in read_results(out)] == ["failed"]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    measure([OTHER], board, out, formats=["onnx"])
+    assert [r.status in GOOD for r in read_results(out)] == [True]
 
 
 def test_if_nothing_can_be_exported_that_is_the_error(tmp_path, refusing, monkeypatch):
@@ -478,6 +494,24 @@ def test_the_runtime_is_the_devices_or_the_one_asked_for(bundles):
     assert backend("onnxruntime", "tensorrt", runtime="tensorrt") == "tensorrt"
     assert backend("tensorrt") == "tensorrt"
     assert backend("onnxruntime", runtime="tensorrt") == "onnxruntime"
+
+
+def test_half_precision_of_tensorrt_is_judged_as_such(bundles):
+    from devices.profile import RuntimeProfile
+    from edgevit.bundle import Bundle
+    from edgevit.verbs.subjects import entries_of
+    from edgevit.verify import tolerance_for
+
+    names = ("onnxruntime", "tensorrt")
+    runtimes = {name: RuntimeProfile(formats=("onnx",)) for name in names}
+    profile = replace(limited("x"), runtimes=runtimes)
+    for runtime, precision in (("onnxruntime", "fp32"), ("tensorrt", "fp16")):
+        (entry,) = entries_of(
+            Bundle.open(bundles[0]), profile, ["onnx"], device="x", batch=1,
+            options={"tensorrt": {"fp16": True}}, runtime=runtime, progress=Listener(),
+        )  # fmt: skip
+        assert entry.record.precision == precision
+        assert entry.on_device("/there").tolerance == tolerance_for(precision)
 
 
 def test_a_runtime_that_no_device_has(bundles, tmp_path):
