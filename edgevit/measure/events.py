@@ -302,8 +302,15 @@ def _status(result: Result, track: _Track, run: _Run, job: Job) -> tuple[Status,
         threads=result.subject.threads,
         cpus=_cpus(result),
         throttle_point_c=job.throttle_point_c,
+        on_gpu=_is_on_gpu(result.subject),
     )
     return ("ok" if word == "ok" else "unstable"), reason
+
+
+def _is_on_gpu(subject: Subject) -> bool:
+    """Whether a GPU with a clock of its own worked: TensorRT, or ONNX Runtime with CUDA."""
+    providers = " ".join(map(str, subject.settings.get("providers") or ()))
+    return subject.backend == "tensorrt" or "CUDA" in providers or "Tensorrt" in providers
 
 
 def _amount(result: Result) -> str:

@@ -5,6 +5,7 @@ not have is absent and judges nothing:
 
     governor                  {cpu: name}
     frequency_khz             {cpu: {"current": kHz, "max": kHz or null}}
+    gpu_frequency_khz         {gpu: the same}; judged if the subject ran there
     temperature_c             {zone: degrees}
     load_average              [1, 5, 15 minutes]
     cpu_seconds               {"busy": of all CPUs, "own": of the agent, "at": clock}, in seconds
@@ -48,6 +49,7 @@ def verdict(
     threads: int = 1,
     cpus: int | None = None,
     throttle_point_c: float | None = None,
+    on_gpu: bool = False,
 ) -> tuple[str, str | None]:
     """Judge a finished measurement.
 
@@ -59,6 +61,7 @@ def verdict(
         cpus: that the machine has; decides which load leaves no room.
         throttle_point_c: the temperature at which the device slows down, in degrees Celsius; 80
             where it is not known, 95 for x86.
+        on_gpu: whether the subject ran on a GPU, so that its clock matters.
 
     Returns:
         ``("ok", None)``, or ``("unstable", reasons)``.
@@ -70,6 +73,7 @@ def verdict(
         *_throttling(start, end),
         *_changes(start, end),
         *_clock(start, end),
+        *(_clock(start, end, "gpu_frequency_khz", "GPU's ") if on_gpu else ()),
         *_heat(start, end, throttle_point_c),
         *_load(start, end, threads, cpus),
     ]
@@ -122,15 +126,17 @@ def _words(value: Any) -> str:
     return "/".join(sorted(set(value.values()))) if isinstance(value, Mapping) else str(value)
 
 
-def _clock(before: Conditions, after: Conditions) -> Iterator[str]:
-    for key, what in (("max", "highest allowed clock"), ("current", "clock")):
-        start, end = _fastest(before, key), _fastest(after, key)
+def _clock(
+    before: Conditions, after: Conditions, probe: str = "frequency_khz", whose: str = ""
+) -> Iterator[str]:
+    for key, what in (("max", f"{whose}highest allowed clock"), ("current", f"{whose}clock")):
+        start, end = _fastest(before.get(probe), key), _fastest(after.get(probe), key)
         if start and end and (end != start if key == "max" else end < (1 - CLOCK_FALL) * start):
             yield f"the {what} changed from {start / 1000:.0f} to {end / 1000:.0f} MHz"
 
 
-def _fastest(conditions: Conditions, key: str) -> int | None:
-    clocks = [c.get(key) for c in conditions.get("frequency_khz", {}).values()]
+def _fastest(told: Mapping[str, Mapping[str, int | None]] | None, key: str) -> int | None:
+    clocks = [clock.get(key) for clock in (told or {}).values()]
     return max((c for c in clocks if c), default=None)
 
 

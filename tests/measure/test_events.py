@@ -344,3 +344,27 @@ def test_facts_that_were_asked_before_do_not_hide_what_the_agent_sees() -> None:
     job = replace(JOB, context=replace(JOB.context, device=device))
     run = [{"event": "facts", **FACTS, "emulated": "its CPU is x86"}, *without("facts")]
     assert all(result.context.device.emulated for result in results(run, job))
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "status"),
+    [
+        ("tensorrt", {}, "unstable"),
+        ("onnxruntime", {"providers": ["CUDAExecutionProvider"]}, "unstable"),
+        ("onnxruntime", {"providers": ["CPUExecutionProvider"]}, "ok"),
+    ],
+)
+def test_the_clock_of_a_gpu_is_looked_at_where_it_worked(
+    backend: str, settings: dict[str, Any], status: str
+) -> None:
+    told = events()
+    for event in told:
+        if event["event"] == "conditions":
+            now = 900_000 if event["when"] == "before" else 300_000
+            event["gpu_frequency_khz"] = {"57000000.gpu": {"current": now, "max": 900_000}}
+        if event["event"] == "loaded":
+            event["settings"] = settings
+    job = replace(JOB, subjects={"a": replace(BARE, backend=backend), "b": BARE})
+    first, _ = results(told, job)
+    assert first.status == status
+    assert status == "ok" or first.reason == "the GPU's clock changed from 900 to 300 MHz"

@@ -174,3 +174,21 @@ def test_every_reason_is_given() -> None:
     reason = verdict(rounds_of([40.0]), CALM | {"load_average": [9, 9, 9]}, hot)[1]
     assert reason is not None
     assert len(reason.split("; ")) == 4
+
+
+@pytest.mark.parametrize(
+    ("now", "most", "reason"),
+    [
+        (614_400, 921_600, "the GPU's clock changed from 922 to 614 MHz"),
+        (921_600, 614_400, "the GPU's highest allowed clock changed from 922 to 614 MHz"),
+    ],
+)
+def test_the_clock_of_a_gpu_matters_to_what_ran_there(now: int, most: int, reason: str) -> None:
+    def told(current: int, limit: int) -> dict[str, Any]:
+        return {**CALM, "gpu_frequency_khz": {"57000000.gpu": {"current": current, "max": limit}}}
+
+    before, after = told(921_600, 921_600), told(now, most)
+    assert verdict(STEADY, before, after, on_gpu=True) == ("unstable", reason)
+    assert verdict(STEADY, before, after) == ("ok", None)
+    assert verdict(STEADY, before, before, on_gpu=True) == ("ok", None)
+    assert verdict(STEADY, CALM, CALM, on_gpu=True) == ("ok", None)
