@@ -83,7 +83,9 @@ def bench(
         float | None,
         typer.Option(help="Go on until the median's interval is so narrow: 0.02 for 2 %."),
     ] = None,
-    warmup: Annotated[float | None, typer.Option(help="Seconds to warm up at least.")] = None,
+    warmup: Annotated[
+        float | None, typer.Option(help="Seconds to warm up at least; 0 for none.")
+    ] = None,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Peak memory, in a run of its own.")
     ] = True,
@@ -98,6 +100,9 @@ def bench(
         list[str] | None,
         typer.Option("--provider", help="ONNX Runtime's providers, in order of preference."),
     ] = None,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="TensorRT may compute in half precision.")
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, if this bench was cut short before.")
     ] = False,
@@ -128,6 +133,9 @@ def bench(
         return
     from edgevit.verbs.bench import bench as run
 
+    if fp16 and runtime != "tensorrt":
+        hint = "--runtime tensorrt, on a device that has it"
+        raise UsageError("--fp16 is for TensorRT", hint=hint)
     options = parse_options("--set", model_option)
     blocks = [_block(name, shape, heads, total_width, projections, options) for name in block or []]
     blocks = _swept(blocks, order, sweep)
@@ -159,7 +167,7 @@ def bench(
             output=output,
             fresh=fresh,
             seed=seed,
-            backends=_backends(compute, provider),
+            backends=_backends(compute, provider, fp16),
             progress=progress,
             activation=activation,
             image=image,
@@ -220,7 +228,9 @@ def _swept(blocks: list[BlockSpec], order: str | None, items: list[str] | None) 
     return sweep(blocks, axes) if axes else blocks
 
 
-def _backends(compute: str | None, providers: list[str] | None) -> dict[str, dict[str, Any]]:
+def _backends(
+    compute: str | None, providers: list[str] | None, fp16: bool
+) -> dict[str, dict[str, Any]]:
     """Options of the agent's backends."""
     from devices.apple import PHONE_BACKEND, coreml_options
 
@@ -229,6 +239,8 @@ def _backends(compute: str | None, providers: list[str] | None) -> dict[str, dic
         options |= {name: dict(coreml_options(compute)) for name in ("coreml", PHONE_BACKEND)}
     if providers:
         options["onnxruntime"] = {"providers": split_list(providers)}
+    if fp16:
+        options["tensorrt"] = {"fp16": True}
     return options
 
 
@@ -247,7 +259,8 @@ def _schedule(
     if seconds is not None:
         given |= {"min_seconds": seconds, "max_seconds": max(60.0, 3 * seconds)}
     if warmup is not None:
-        given["warmup_seconds"] = warmup
+        # Ten inferences are the least otherwise, which take minutes on an emulator.
+        given |= {"warmup_seconds": warmup} if warmup else {"warmup_seconds": 0, "warmup_runs": 0}
     return Schedule(**given)
 
 

@@ -16,7 +16,12 @@ from test_agent_floor import environment_of
 
 from devices.agent.backends import trtexec
 from devices.base import Job, Schedule, Subject
-from devices.local import LocalSession
+from devices.local import LocalDevice, LocalSession
+from devices.profile import DeviceProfile, RuntimeProfile
+from edgevit.source import BlockSpec
+from edgevit.verbs.bench import bench
+from edgevit.verbs.export import export
+from edgevit.verify import tolerance_for
 
 OpenSession = Callable[..., LocalSession]
 STANDIN = Path(__file__).with_name("standins") / "trtexec.py"
@@ -254,3 +259,26 @@ def test_outputs_that_are_not_finite_are_read(tmp_path: Path) -> None:
     )
     outputs = trtexec.read_outputs(str(path))
     np.testing.assert_array_equal(outputs["nan-inf"], [[[1.5, np.nan], [-np.inf, np.inf]]])
+
+
+class Jetson(LocalDevice):
+    """This machine with TensorRT's stand-in."""
+
+    @property
+    def profile(self) -> DeviceProfile:
+        return replace(super().profile, runtimes={"tensorrt": RuntimeProfile(formats=("onnx",))})
+
+
+@pytest.mark.parametrize(("fp16", "status"), [(True, "verified"), (False, "mismatch")])
+def test_half_precision_may_be_as_far_off_as_half_precision_is(
+    board: dict[str, str], tmp_path: Path, fp16: bool, status: str
+) -> None:
+    bundle = export(BlockSpec("sima", 16, 8, 2), output=tmp_path / "exports").path
+    device = Jetson(environment={**board, "STANDIN_TRTEXEC_SCALE": "1.01"})
+    (result,) = bench(
+        [bundle], device=device, runs=10, memory=False, output=None,
+        backends={"tensorrt": {"fp16": fp16}},
+    )  # fmt: skip
+    assert result.verification.status == status, result.reason
+    assert result.subject.precision == ("fp16" if fp16 else "fp32")
+    assert result.verification.tolerance == tolerance_for(result.subject.precision)
