@@ -63,10 +63,18 @@ def test_from_a_bare_board_to_a_table(bare_pi: Board, edgevit: Edgevit, at_home:
     if made.returncode and "cannot be fetched" in made.stderr:
         pytest.skip(made.stderr.strip())
     assert made.returncode == 0, made.stderr
-    assert set(json.loads(made.stdout)["versions"]) >= {"numpy", "onnxruntime", "ai-edge-litert"}
+    told = json.loads(made.stdout)
+    assert told["proved"] == ["numpy", "onnxruntime", "ai_edge_litert.interpreter"]
+    assert told["versions"]["onnxruntime"] == "1.31.1"
+    assert told["versions"]["ai-edge-litert"] == "2.3.0"
+    again = edgevit("devices", "setup", "pi", "--json")
+    assert json.loads(again.stdout)["done"] == []
 
     looked = edgevit("devices", "check", "pi", "--json")
     assert looked.returncode == 0, looked.stdout
+    found = {one["what"]: one for one in json.loads(looked.stdout)["findings"]}
+    assert found["python"]["text"].endswith("/home/pi/.cache/edgevit/venv/bin/python")
+    assert found["onnxruntime"]["level"] == found["tflite"]["level"] == "ok"
 
     done = edgevit("bench", *BLOCK, *SHORT, "--device", "pi", "--json")
     assert done.returncode == 0, done.stderr
