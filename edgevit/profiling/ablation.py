@@ -9,16 +9,49 @@ file that is left computes something else, in the same way: it is timed, never v
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from edgevit.profiling.layers import TOP, block_of
 from edgevit.profiling.places import layer_in_name
 
-__all__ = ["CannotLeaveOutError", "blocks_in", "prepared", "without_block"]
+__all__ = ["CannotLeaveOutError", "OnnxBlocks", "blocks_in", "prepared", "without_block"]
 
 
 class CannotLeaveOutError(Exception):
     """A block cannot be left out; the message says why."""
+
+
+class OnnxBlocks:
+    """The blocks of an ONNX file."""
+
+    suffix = ".onnx"
+
+    def __init__(self, file: Path) -> None:
+        import onnx
+
+        self._model = prepared(onnx.load_model(file))
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of the file."""
+        return blocks_in(self._model)
+
+    def write_whole(self, path: Path) -> None:
+        """The file as the others are written."""
+        import onnx
+
+        onnx.save_model(self._model, path)
+
+    def write_without(self, name: str, path: Path) -> None:
+        """The file without that block.
+
+        Raises:
+            CannotLeaveOutError: see :func:`without_block`.
+        """
+        import onnx
+
+        onnx.save_model(without_block(self._model, name), path)
 
 
 def prepared(model: Any) -> Any:

@@ -38,7 +38,7 @@ from edgevit.progress import Progress
 from edgevit.verbs.ablate import ABLATABLE, ablate_blocks
 from edgevit.verbs.needs import Needs
 from edgevit.verbs.peak import peak_of
-from edgevit.verbs.subjects import BenchSubject, Entry, entries_of
+from edgevit.verbs.subjects import BenchSubject, Entry, entries_of, is_bundle
 
 __all__ = ["SCHEDULE", "profile"]
 
@@ -187,15 +187,17 @@ def _entry(
     bar: Progress,
     options: Mapping[str, Any],
 ) -> Entry:
-    needs = Needs([subject], [format_name], batch, seed, bar, options, of_suite=False)
-    files = needs.files([device])
+    # A TFLite file keeps no names; those of the ONNX file beside it do (see ablation_tflite).
+    exported = ["onnx", "tflite"] if format_name == "tflite" else [format_name]
+    wanted = [format_name] if is_bundle(subject) else exported
+    files = Needs([subject], wanted, batch, seed, bar, options, of_suite=False).files([device])
     if files.failed:
         raise files.failed[0].error
-    bundle, formats = files.made[device.name][0]
+    bundle = next(b for b, names in files.made[device.name] if format_name in names)
     (entry,) = entries_of(
         bundle,
         device.profile,
-        formats or [format_name],
+        [format_name],
         device=device.name,
         batch=batch,
         options=backends,
