@@ -31,11 +31,15 @@ def report(
     The page holds everything it needs and loads nothing, so that it opens without a network.
     """
     from edgevit.errors import OutputError
+    from edgevit.measure.profile import has_results, read_profiles
     from edgevit.measure.results import read_results, write_atomically
     from edgevit.report.page import build_page
 
-    read = [r for place in results or [Path("results")] for r in read_results(place)]
-    page = build_page(read, title=title, published=published)
+    places = results or [Path("results")]
+    profiles = [p for place in places for p in read_profiles(place)]
+    # A folder may hold profiles alone.
+    read = [r for p in places if not profiles or has_results(p) for r in read_results(p)]
+    page = build_page(read, profiles=profiles, title=title, published=published)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, page)
@@ -43,7 +47,9 @@ def report(
         raise OutputError(f"cannot write {output}: {error.strerror}") from error
     size = output.stat().st_size
     if as_json:
-        print_json({"file": str(output), "bytes": size, "results": len(read)})
+        print_json(
+            {"file": str(output), "bytes": size, "results": len(read), "profiles": len(profiles)}
+        )
         return
     typer.echo(str(output))
     error_console().print(

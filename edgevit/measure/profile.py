@@ -30,6 +30,7 @@ __all__ = [
     "OpTime",
     "Profile",
     "Roof",
+    "has_results",
     "read_profiles",
 ]
 
@@ -292,3 +293,10 @@ def read_profiles(path: str | Path) -> list[Profile]:
     if not place.is_dir():
         return [Profile.read(place)] if place.suffix == SUFFIX else []
     return [Profile.read(file) for file in sorted(place.rglob(f"*{SUFFIX}"))]
+
+
+def has_results(place: Path) -> bool:
+    """Whether a file or folder holds results, and not profiles alone."""
+    if place.is_dir():
+        return any(place.rglob("*.json")) or not any(place.rglob(f"*{SUFFIX}"))
+    return place.suffix != SUFFIX

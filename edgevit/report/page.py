@@ -17,12 +17,14 @@ from string import Template
 from typing import Any
 
 from edgevit.errors import UnavailableError
+from edgevit.measure.profile import Profile
 from edgevit.measure.record import MEMORY_DEFINITION
 from edgevit.measure.results import Result
 from edgevit.measure.statistics import PERCENTILE_RULE
 from edgevit.measure.verdict import DRIFT_LIMIT, WIDTH_LIMIT
 from edgevit.report.page_data import DETAILS, page_tables
 from edgevit.report.plots import runtime, specifications
+from edgevit.report.profile_data import newest_profiles, profile_plots, profile_table
 from edgevit.report.remarks import provenance_of
 from edgevit.report.table import newest
 
@@ -60,6 +62,7 @@ class _Section:
 def build_page(
     results: Iterable[Result],
     *,
+    profiles: Iterable[Profile] = (),
     title: str = "Latency of vision transformers",
     published: bool = True,
     now: datetime | None = None,
@@ -68,6 +71,7 @@ def build_page(
 
     Args:
         results: in any order; of several of the same row the newest counts.
+        profiles: of operators, drawn as bars and as a roofline; the newest of each counts.
         title: of the page.
         published: add the papers' own figures of these models, in a table of their own.
         now: when it is written; the current time without.
@@ -76,21 +80,29 @@ def build_page(
         HTML.
 
     Raises:
-        UnavailableError: there are no results.
+        UnavailableError: there are neither results nor profiles.
         MissingExtraError: the extra ``report`` is not installed.
     """
     shown, older = newest(results)
-    if not shown:
+    drawn = newest_profiles(profiles)
+    if not shown and not drawn:
         raise UnavailableError("there are no results to show", hint="`edgevit bench` writes them")
     tables = page_tables(shown, published=published)
+    if drawn:
+        tables["profiles"] = profile_table(drawn)
     sections = _sections(tables, shown, older)
     vega, script = runtime()
-    data = {"tables": tables, "details": DETAILS, "plots": specifications()}
+    data = {
+        "tables": tables,
+        "details": DETAILS,
+        "plots": specifications(),
+        "profiles": profile_plots(drawn),
+    }
     written = (now or datetime.now(timezone.utc)).astimezone(timezone.utc)
     return Template(_asset("page.html")).substitute(
         version=version("edgevit"),
         title=_text(title),
-        summary=_text(_summary(shown)),
+        summary=_text(_summary(shown, drawn)),
         style=_asset("page.css"),
         links="\n".join(section.link for section in sections),
         sections="\n".join(section.markup for section in sections),
@@ -122,6 +134,8 @@ def _sections(tables: Tables, shown: Sequence[Result], older: int) -> list[_Sect
             order.append(_Section("cost", "Latency against size and work", _COST))
         if any(size is not None for size in values["n"]):
             order.append(_Section("blocks", "Attention blocks", _BLOCKS))
+    if "profiles" in tables:
+        order.append(_Section("profiles", "Where the time goes", _PROFILES))
     order += [found.get(name) for name in ("emulated", "broken", "published", "devices")]
     order.append(_Section("notes", "How to read this", _notes(shown, older)))
     return [section for section in order if section is not None]
@@ -161,6 +175,22 @@ _BLOCKS = """<p id="blocks-words"></p>
 <div class="panels" id="blocks-panels"></div>
 <p class="hover" id="blocks-hover" role="status"></p>"""
 
+_PROFILES = """<p>Shares of operators, by the runtime's own profiler. A profiler takes time itself \
+and charges small operators more than they cost, so times are those of profiled inferences; what \
+the profiler costs stands in the table.</p>
+<ul class="legend" id="operators-legend"></ul>
+<div class="plot" data-plot="operators"></div>
+<p class="hover" id="operators-hover" role="status"></p>
+<div id="roofline"><h3>Against the machine's peaks</h3>
+<p>Every point is a kind of work in a profile. The dashed roof is what the machine reached by \
+itself, with products of large matrices and with copying; what comes from caches may lie above \
+it. Both axes are logarithmic.</p>
+<ul class="legend" id="roofline-legend"></ul>
+<div class="plot" data-plot="roofline"></div>
+<p class="hover" id="roofline-hover" role="status"></p></div>
+<div class="table" data-table="profiles" data-caption="Shares of the operators' time; exp is what \
+needs the exponential function: softmax, GELU, sigmoid."></div>"""
+
 
 def _notes(shown: Sequence[Result], older: int) -> str:
     notes = [
@@ -195,13 +225,17 @@ def _items(lines: Iterable[str]) -> str:
     return "".join(f"<li>{_text(line)}</li>" for line in lines)
 
 
-def _summary(shown: Sequence[Result]) -> str:
-    devices = sorted({r.context.device.name for r in shown})
-    dates = sorted(r.context.created[:10] for r in shown)
+def _summary(shown: Sequence[Result], profiles: Sequence[Profile]) -> str:
+    contexts = [r.context for r in shown] + [p.context for p in profiles]
+    devices = sorted({context.device.name for context in contexts})
+    dates = sorted(context.created[:10] for context in contexts)
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    subjects = _count(len({r.subject.name for r in shown}), "model or block", "models and blocks")
+    names = {r.subject.name for r in shown} | {p.subject.name for p in profiles}
+    subjects = _count(len(names), "model or block", "models and blocks")
     named = ", ".join(devices[:6]) + " and more" * (len(devices) > 6)
-    return f"{_count(len(shown), 'result')} of {subjects} on {named}; {span}"
+    told = [_count(len(shown), "result")] if shown else []
+    told += [_count(len(profiles), "profile")] if profiles else []
+    return f"{' and '.join(told)} of {subjects} on {named}; {span}"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -33,6 +33,8 @@ def specifications() -> dict[str, dict[str, Any]]:
         "macs": _cost("multiply-accumulates of one image (G)"),
         "tokens": _blocks("tokens N"),
         "width": _blocks("width D of a head"),
+        "operators": _operators(),
+        "roofline": _roofline(),
     }
     return {
         name: convert.vegalite_to_vega(chart, vl_version=newest) for name, chart in charts.items()
@@ -72,7 +74,66 @@ def _blocks(title: str) -> dict[str, Any]:
     return _chart(title, 240, [line, _interval(), _points(45)])
 
 
-def _chart(title: str, height: int, layer: list[dict[str, Any]]) -> dict[str, Any]:
+def _operators() -> dict[str, Any]:
+    """Shares of operator types, a stacked bar a profile.
+
+    A point has ``label`` of the bar, ``share``, ``order`` within it, ``color`` and ``words``.
+    """
+    return {
+        **_frame({"step": 30}),
+        "mark": {"type": "bar", "height": {"band": 0.8}},
+        "encoding": {
+            "y": {
+                "field": "label",
+                "type": "nominal",
+                "sort": None,
+                "title": None,
+                "axis": {"labelLimit": 220, "domain": False, "ticks": False},
+            },
+            "x": {
+                "field": "share",
+                "type": "quantitative",
+                "stack": "zero",
+                "scale": {"domain": [0, 1], "nice": False},
+                "axis": {"format": ".0%", "tickCount": 5},
+                "title": "share of the operators' time",
+            },
+            "order": {"field": "order", "type": "ordinal"},
+            **_COLOR,
+            **_WORDS,
+        },
+    }
+
+
+def _roofline() -> dict[str, Any]:
+    """Rate over arithmetic intensity; points with ``roof`` are the corners of lines."""
+    chart = _chart("operations a byte", 360, [], "GFLOP/s")
+    roofs = {
+        "transform": [{"filter": "datum.roof"}],
+        "mark": {"type": "line", "strokeWidth": 1.5, "strokeDash": [6, 3], "aria": False},
+        "encoding": {**_COLOR, "detail": {"field": "series"}},
+    }
+    kinds = {"transform": [{"filter": "!datum.roof"}], **_points(80)}
+    return {**chart, "layer": [roofs, kinds]}
+
+
+def _chart(
+    title: str,
+    height: int,
+    layer: list[dict[str, Any]],
+    measure: str = "median of one inference (ms)",
+) -> dict[str, Any]:
+    return {
+        **_frame(height),
+        "encoding": {
+            "x": _axis("x", title, grid=False),
+            "y": _axis("y", measure, grid=True),
+        },
+        "layer": layer,
+    }
+
+
+def _frame(height: int | dict[str, int]) -> dict[str, Any]:
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "background": None,
@@ -80,11 +141,6 @@ def _chart(title: str, height: int, layer: list[dict[str, Any]]) -> dict[str, An
         "height": height,
         "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"name": "points"},
-        "encoding": {
-            "x": _axis("x", title, grid=False),
-            "y": _axis("y", "median of one inference (ms)", grid=True),
-        },
-        "layer": layer,
     }
 
 
@@ -101,6 +157,11 @@ def _axis(field: str, title: str, *, grid: bool) -> dict[str, Any]:
 #: The page says which colour and shape; both say the same, for who cannot tell colours apart.
 _COLOR: dict[str, Any] = {"color": {"field": "color", "type": "nominal", "scale": None}}
 
+_WORDS: dict[str, Any] = {
+    "tooltip": {"field": "words", "type": "nominal"},
+    "description": {"field": "words", "type": "nominal"},
+}
+
 
 def _points(size: int) -> dict[str, Any]:
     return {
@@ -108,8 +169,7 @@ def _points(size: int) -> dict[str, Any]:
         "encoding": {
             **_COLOR,
             "shape": {"field": "shape", "type": "nominal", "scale": None},
-            "tooltip": {"field": "words", "type": "nominal"},
-            "description": {"field": "words", "type": "nominal"},
+            **_WORDS,
         },
     }
 

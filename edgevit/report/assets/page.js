@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { tables, details, plots } = JSON.parse(document.getElementById("data").textContent);
+  const { tables, details, plots, profiles } = JSON.parse(document.getElementById("data").textContent);
   const NOTHING = "–";
   const ROWS = 100;
   // More points than this are painted, not built of elements that a reader could step through.
@@ -497,6 +497,55 @@
     }
   }
 
+  class ProfilePlots {
+    constructor() {
+      const make = (name) => new Plot(
+        document.querySelector(`#profiles .plot[data-plot="${name}"]`),
+        document.getElementById(`${name}-hover`),
+      );
+      this.operators = make("operators");
+      this.roofline = make("roofline");
+    }
+
+    draw() {
+      const operators = styles(profiles.order);
+      const bare = new Map([...operators].map(([name, style]) => [name, { ...style, shape: "square" }]));
+      const segments = profiles.segments.map((s) => ({ ...s, color: operators.get(s.series).color }));
+      const used = new Set(segments.map((s) => s.series));
+      legend(
+        document.getElementById("operators-legend"),
+        new Map([...bare].filter(([name]) => used.has(name))),
+      );
+      const bars = new Set(segments.map((s) => s.label)).size;
+      this.operators.draw("operators", segments, `Shares of operators in ${bars} profiles; the table has them by kind.`);
+      this.drawRoof();
+    }
+
+    drawRoof() {
+      const kinds = styles([...new Set(profiles.points.map((p) => p.series))].sort());
+      const points = profiles.points.map((p) => ({ ...p, ...kinds.get(p.series) }));
+      legend(document.getElementById("roofline-legend"), kinds);
+      this.roofline.draw(
+        "roofline", [...points, ...this.roofs(points)],
+        `Rates of ${points.length} kinds of work against ${profiles.roofs.length} machines' peaks.`,
+      );
+    }
+
+    /** The corners of every machine's roof, over the intensities that there are. */
+    roofs(points) {
+      if (!points.length) return [];
+      const [low, high] = [Math.min(...points.map((p) => p.x)), Math.max(...points.map((p) => p.x))];
+      return profiles.roofs.flatMap(({ name, gflops, gbytes }) => {
+        const ridge = gflops / gbytes;
+        const ends = [Math.min(low, ridge), ridge, Math.max(high, ridge * 4)];
+        return ends.map((x) => ({
+          x, y: Math.min(gflops, x * gbytes), roof: true, series: `peak of ${name}`,
+          color: getComputedStyle(root).getPropertyValue("--quiet").trim(), words: `peak of ${name}`,
+        }));
+      });
+    }
+  }
+
   // -- the page -----------------------------------------------------------------------------------
 
   const shownTables = new Map();
@@ -523,7 +572,10 @@
     }
   }, { rootMargin: "400px" });
 
-  const makers = { cost: () => new CostPlots(), blocks: () => new BlockPlots(() => redraw("blocks")) };
+  const makers = {
+    cost: () => new CostPlots(), blocks: () => new BlockPlots(() => redraw("blocks")),
+    profiles: () => new ProfilePlots(),
+  };
   for (const [name, make] of Object.entries(makers)) {
     const section = document.getElementById(name);
     if (!section) continue;
