@@ -1,0 +1,196 @@
+"""Count: instructions of one inference, a cost that other work on the machine does not change.
+
+Valgrind's callgrind counts what the agent executes. The agent runs twice, with n and with 2n timed
+inferences and else alike; the difference over n is what one inference executes, without the start
+of interpreter and runtime. That is a cost for regression gates, not a latency: it knows no caches, and
+valgrind offers the runtime no AVX-512, so kernels may be others than natively.
+
+Counts of one machine differ a little, by addresses and hashes; of two machines by much more, since
+runtimes choose kernels by CPU. So a result names its method with architecture and CPU.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from devices.base import Event, Job, Schedule
+from devices.local import LocalDevice
+from edgevit.bundle import Bundle
+from edgevit.errors import UnavailableError
+from edgevit.measure import events as reading
+from edgevit.measure.record import Device as DeviceRecord
+from edgevit.measure.record import Instructions
+from edgevit.measure.results import Result, current_context
+from edgevit.progress import Progress
+from edgevit.verbs.subjects import BenchSubject, Entry, entries_of, make_bundle
+
+__all__ = ["TOLERANCE", "count"]
+
+#: Share by which repeats differed at most, rounded up; see docs/latency.md.
+TOLERANCE = 0.005
+#: Inferences of the shorter run; the agent makes ten rounds of as many as there are.
+RUNS = 10
+#: Seconds that a program under valgrind may be silent.
+SILENCE_S = 1800.0
+
+
+def count(
+    subjects: Sequence[BenchSubject],
+    *,
+    formats: Sequence[str] = ("onnx",),
+    output: str | Path | None = "instructions",
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    runs: int = RUNS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Count the instructions of one inference of each subject, on this machine and one thread.
+
+    Args:
+        subjects: bundles, models or blocks, as for :func:`edgevit.bench`.
+        formats: of their files.
+        output: folder that results are written to; not that of a bench, whose rows they would
+            take. None writes none.
+        image_size: pixels, of models that have to be exported.
+        num_classes: size of their head.
+        runs: inferences of the shorter of the two runs.
+        seed: of weights and inputs.
+        progress: told how far it is.
+
+    Returns:
+        One result a subject and format: checked, with ``instructions``, without samples.
+
+    Raises:
+        UnavailableError: valgrind is not installed here.
+        DeviceError: the agent did not come through.
+    """
+    method = _method()
+    bar, device = progress or Progress(), LocalDevice()
+    options = {"image_size": image_size, "num_classes": num_classes}
+    results = []
+    for subject in subjects:
+        bundle = make_bundle(subject, formats, batch=1, seed=seed, progress=bar, options=options)
+        for entry in _entries(bundle, device, formats, bar):
+            with bar.stage(f"count {entry.id}"):
+                result = _counted(entry, runs, seed, method)
+            results.append(result)
+            if output is not None:
+                result.write(output)
+    return results
+
+
+def _entries(
+    bundle: Bundle, device: LocalDevice, formats: Sequence[str], progress: Progress
+) -> list[Entry]:
+    return entries_of(
+        bundle,
+        device.profile,
+        formats,
+        device=device.name,
+        batch=1,
+        options={},
+        runtime=None,
+        progress=progress,
+    )
+
+
+def _method() -> str:
+    """What counts, with its version and on which CPU.
+
+    Raises:
+        UnavailableError: it is not there.
+    """
+    program = shutil.which("valgrind")
+    if program is None:
+        raise UnavailableError(
+            "instructions are counted by valgrind, which is not installed here",
+            hint="sudo apt-get install valgrind; there is none for macOS on Apple silicon",
+        )
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    return f"callgrind, {told.stdout.strip()}, {platform.machine()}"
+
+
+def _counted(entry: Entry, runs: int, seed: int, method: str) -> Result:
+    """The result of two runs of the agent."""
+    record = DeviceRecord("local", LocalDevice().profile.name)
+    context = current_context(record, command=shlex.join(["edgevit", *sys.argv[1:]]), seed=seed)
+    counts: list[int | None] = []
+    events: list[Event] = []
+    for times in (runs, 2 * runs):
+        total, events = _run(entry, times, seed)
+        counts.append(total)
+        if _broken(events):
+            break
+    schedule = _schedule(runs, seed)
+    job = reading.Job(
+        context, {entry.id: entry.record}, schedule.to_json(), {entry.id: entry.tolerance}
+    )
+    (result,) = reading.result_from_events(events, job)
+    # Times under valgrind are nobody's.
+    bare = replace(result, samples_ns=(), load_ms=None, first_ms=None, warmup=None)
+    if result.status in ("mismatch", "failed"):
+        return bare
+    if len(counts) < 2 or None in counts:
+        return replace(bare, status="failed", reason="valgrind told no count")
+    first, second = (int(total or 0) for total in counts)
+    told = Instructions(round((second - first) / runs), TOLERANCE, method)
+    return replace(bare, status="ok", reason=None, instructions=told)
+
+
+def _schedule(runs: int, seed: int) -> Schedule:
+    """Exactly so many single inferences: nothing in it goes by the clock."""
+    return Schedule(
+        runs=runs,
+        min_seconds=0,
+        warmup_runs=0,
+        warmup_seconds=0,
+        inner_seconds=0,
+        block_seconds=1e6,
+        seed=seed,
+    )
+
+
+def _run(entry: Entry, runs: int, seed: int) -> tuple[int | None, list[Event]]:
+    """How many instructions an agent of so many inferences executes, and what it told."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-count-") as folder:
+        place = Path(folder)
+        # Hashes decide the order of sets, and so what is executed.
+        device = LocalDevice(python=_interpreter(place), environment={"PYTHONHASHSEED": "0"})
+        with device.open() as session:
+            pushed = session.push(entry.bundle.path, entry.files)
+            job = Job("time", (entry.on_device(pushed),), 1, _schedule(runs, seed))
+            events = list(session.run(job, silence_s=SILENCE_S))
+        totals = [_total(log) for log in place.glob("log.*")]
+    found = [total for total in totals if total is not None]
+    return max(found, default=None), events
+
+
+def _interpreter(folder: Path) -> Path:
+    """A program that is this Python under callgrind."""
+    script = folder / "python"
+    command = [
+        "valgrind", "--tool=callgrind", f"--log-file={folder}/log.%p",
+        f"--callgrind-out-file={folder}/out.%p", sys.executable,
+    ]  # fmt: skip
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _total(log: Path) -> int | None:
+    found = re.search(r"Collected\s*:\s*(\d+)", log.read_text(errors="replace"))
+    return int(found[1]) if found else None
+
+
+def _broken(events: Sequence[Event]) -> bool:
+    return any(event["event"] == "error" for event in events)
