@@ -31,7 +31,11 @@ def export(
     ],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="onnx, coreml, tflite, torch; several with commas."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="onnx, coreml, tflite, openvino, executorch, torch; several with commas.",
+        ),
     ] = None,
     device: Annotated[
         str | None,
@@ -71,7 +75,7 @@ def export(
     seed: Annotated[int, typer.Option(help="Of random weights and of the test inputs.")] = 0,
     batch: Annotated[int, typer.Option(help="Batch size of the files.")] = 1,
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Let the batch vary (onnx, torch).")
+        bool, typer.Option("--dynamic-batch", help="Let the batch vary (onnx, openvino, torch).")
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check each stage against the one before.")
