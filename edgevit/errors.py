@@ -105,8 +105,10 @@ class UnknownNameError(UsageError):
         self, kind: str, name: str, known: Iterable[str], *, listing: str | None = None
     ) -> None:
         self.kind, self.name = kind, name
-        self.nearest: Sequence[str] = difflib.get_close_matches(
-            name.lower(), sorted(known), n=4, cutoff=0.5
+        names = sorted(known)
+        longer = [n for n in names if name and n.startswith(name.lower())]
+        self.nearest: Sequence[str] = longer[:4] or difflib.get_close_matches(
+            name.lower(), names, n=4, cutoff=0.5
         )
         parts = []
         if self.nearest:

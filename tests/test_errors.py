@@ -71,3 +71,8 @@ def test_errors_cross_processes(error):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+def test_an_unknown_name_may_be_the_beginning_of_others():
+    error = UnknownNameError("device profile", "xeon", ["xeon-e5-2690v4", "rpi4", "xenon"])
+    assert error.nearest == ["xeon-e5-2690v4"]

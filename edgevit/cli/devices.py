@@ -236,7 +236,7 @@ def check(
         with session:
             found += run(session, device.profile, device.name, emulated=device.emulated)
     except DeviceError as error:
-        found.append(_unreachable(error))
+        found.append(_unreachable(error, device.name))
     problems = [finding for finding in found if finding.level == "problem"]
     if as_json:
         findings = [finding.to_json() for finding in found]
@@ -304,10 +304,10 @@ def _open(device: Any, found: list[Finding]) -> Session:
     return session
 
 
-def _unreachable(error: DeviceError) -> Finding:
+def _unreachable(error: DeviceError, name: str) -> Finding:
     from devices.check import Finding
 
-    return Finding("reachable", "problem", error.message, error.hint)
+    return Finding("reachable", "problem", error.message.removeprefix(f"{name}: "), error.hint)
 
 
 def _host(name: str) -> Host:

@@ -56,7 +56,9 @@ def print_listing(report: Mapping[str, Any]) -> None:
         (h["name"], f"{h['profile']}{' (emulated)' if h.get('emulated') else ''}", h["target"])
         for h in report["hosts"]
     ]
-    states = [""] * len(report["devices"]) + [_state(h["state"]) for h in report["hosts"]]
+    states = [""] * len(report["devices"]) + [
+        _state(h["state"], h["name"]) for h in report["hosts"]
+    ]
     for (row, state), host in zip(
         zip(_aligned(rows), states, strict=True),
         [None] * len(report["devices"]) + report["hosts"],
@@ -108,12 +110,12 @@ def print_device(report: Mapping[str, Any]) -> None:
             _line(f"  {report['error']['hint']}")
 
 
-def _state(state: Mapping[str, Any]) -> str:
+def _state(state: Mapping[str, Any], name: str) -> str:
     if state["reachable"] is None:
         return "not asked"
     if state["reachable"]:
         return f"reachable, {state['seconds']:.1f} s"
-    return f"not reachable: {state['reason']}"
+    return "not reachable: " + str(state["reason"]).removeprefix(f"{name}: ")
 
 
 def _origin(profile: Mapping[str, Any]) -> str:

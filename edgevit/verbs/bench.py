@@ -15,6 +15,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from edgevit.verbs.subjects import (
     BenchSubject,
     Entry,
     entries_of,
+    is_bundle,
 )
 from edgevit.verbs.suites import Suite, find_suite
 
@@ -89,7 +91,7 @@ def bench(
 
     Raises:
         UsageError: a subject, device or format does not exist or does not fit.
-        DeviceError: the only device cannot be reached.
+        DeviceError: the only device cannot be reached, or none can before the first export.
         OutputError: the results cannot be written.
         KeyboardInterrupt: after what was measured so far has been written.
     """
@@ -105,6 +107,8 @@ def bench(
     settings = Settings(plan, seed, memory, _command(), chosen.name if chosen else None)
     counts = {one.name: _counts(threads, one, bar) for one in found}
     needs = Needs(asked, wanted, batch, seed, bar, export_options, chosen is not None)
+    if not all(map(is_bundle, asked)):
+        _reach(found)
     files = needs.files(found)
     measurements = [
         measurement
@@ -229,6 +233,32 @@ def _devices(device: str | Device | Sequence[str | Device]) -> list[Device]:
     if len(set(names)) < len(names):
         raise OptionError("device", expected="different devices", got=", ".join(names))
     return found
+
+
+def _reach(found: Sequence[Device]) -> None:
+    """Look whether a device is there, before minutes are spent on files for it.
+
+    Raises:
+        DeviceError: none is.
+    """
+
+    def attempt(device: Device) -> DeviceError | None:
+        try:
+            device.open().close()
+        except DeviceError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(len(found)) as pool:
+        errors = [error for error in pool.map(attempt, found) if error is not None]
+    if len(errors) < len(found):
+        return
+    if len(errors) == 1:
+        raise errors[0]
+    raise DeviceError(
+        "none of the devices can be reached: " + "; ".join(map(str, errors)),
+        hint="`edgevit devices` shows what to do about each",
+    )
 
 
 def _check_runtime(runtime: str | None, found: Sequence[Device]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -289,17 +290,32 @@ def _exported(
     plan = replace(plan, formats={name: plan.formats[name] for name in missing})
     with progress.stage(f"export {source.name} ({', '.join(missing)})"):
         quiet = _NotesOnly(progress, source.name)
-        return export_source(source, plan, folder, seed=seed, progress=quiet)
+        bundle = export_source(source, plan, folder, seed=seed, progress=quiet)
+        quiet.summarize()
+        return bundle
 
 
 class _NotesOnly(Progress):
-    """Passes notes on, under the name of what they are about; a bench has many exports."""
+    """Passes notes on, one of a kind, under the name of what they are about.
+
+    A bench has many exports; what a pass left alone, and why, is in the manifest.
+    """
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress, self._name = progress, name
+        self._told: Counter[str] = Counter()
 
     def note(self, message: str) -> None:
-        self._progress.note(f"{self._name}: {message}")
+        kind = " ".join(message.split()[:2])
+        self._told[kind] += 1
+        if self._told[kind] == 1:
+            self._progress.note(f"{self._name}: {message}")
+
+    def summarize(self) -> None:
+        """Say how many more there were."""
+        for kind, count in self._told.items():
+            if count > 1:
+                self._progress.note(f"{self._name}: {kind} ... {count - 1} more like that")
 
 
 def _cached(folder: Path) -> Bundle | None:

@@ -436,6 +436,19 @@ def test_why_it_could_not_be_exported_is_forgotten_once_it_could(tmp_path, refus
     assert [r.status in GOOD for r in read_results(out)] == [True]
 
 
+def test_a_device_that_is_not_there_is_found_before_any_export(tmp_path, exported):
+    gone, off, good = (Board(name, tmp_path) for name in ("gone", "off", "good"))
+    gone.unreachable, off.unreachable = "gone: no route to host", "off: refused"
+    with pytest.raises(DeviceError, match=r"^gone: no route to host$") as caught:
+        measure([SMALL], gone, tmp_path / "out")
+    assert caught.value.hint == "is it switched on?"
+    with pytest.raises(DeviceError, match=r"none of .*: gone: no route to host; off: refused$"):
+        measure([SMALL], [gone, off], tmp_path / "out")
+    assert exported == []
+    results = measure([SMALL], [gone, good], tmp_path / "out", formats=["onnx"])
+    assert [r.status in GOOD for r in results] == [False, True]
+
+
 def test_if_nothing_can_be_exported_that_is_the_error(tmp_path, refusing, monkeypatch):
     from edgevit.errors import ConversionError
 
@@ -524,6 +537,21 @@ def test_a_runtime_that_no_device_has(bundles, tmp_path):
 def test_the_boards_threads_are_the_default(bundles, tmp_path):
     board = Board("two", tmp_path, profile=replace(limited("two"), default_threads=2))
     assert [r.subject.threads for r in measure(bundles[:1], board, None)] == [2]
+
+
+def test_notes_of_exports_come_one_of_a_kind():
+    from edgevit.verbs.subjects import _NotesOnly
+
+    listener = Listener()
+    notes = _NotesOnly(listener, "m")
+    for message in ("fold left a: why", "fold left b: why", "fold left c: why", "tflite: many"):
+        notes.note(message)
+    notes.summarize()
+    assert listener.notes == [
+        "m: fold left a: why",
+        "m: tflite: many",
+        "m: fold left ... 2 more like that",
+    ]
 
 
 # -- suites ----------------------------------------------------------------------------------------
