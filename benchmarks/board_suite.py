@@ -6,7 +6,8 @@
 ``loopback`` is an SSH server on this machine, ``arm64`` the Raspberry Pi stand-in of the tests. The
 commands are those of a user: `edgevit devices add`, then one `edgevit bench` a subject, so that one
 that takes too long costs itself alone. Files and results stay in FOLDER; the same command again
-does only what is not there yet. Times mean nothing here, and none are shown.
+does only what is not there yet. What computes least comes first, and times mean nothing here: none
+are shown.
 """
 
 from __future__ import annotations
@@ -120,27 +121,41 @@ def row(result: Mapping[str, Any]) -> str:
     )
 
 
+def exported(
+    subjects: Sequence[str | BlockSpec], folder: Path
+) -> Iterator[tuple[str, Path | EdgevitError]]:
+    """Names of subjects, and their bundles or why there is none."""
+    for subject in subjects:
+        name = label(subject)
+        try:
+            yield name, export(subject, folder / name.replace(":", "-"))
+        except EdgevitError as error:
+            yield name, error
+
+
+def macs(bundle: Path | EdgevitError) -> int:
+    """What an inference costs; nothing if there is no file."""
+    if isinstance(bundle, EdgevitError):
+        return 0
+    return int(json.loads((bundle / "manifest.json").read_text())["model"]["macs"])
+
+
 def work(
-    name: str, subjects: Sequence[str | BlockSpec], bundles: Path, results: Path, limit: float
+    board: str, subjects: Sequence[str | BlockSpec], bundles: Path, results: Path, limit: float
 ) -> None:
     print("| subject | status | worst share of scale | tolerated | 1 - cosine |")
     print("|---|---|---|---|---|", flush=True)
-    for subject in subjects:
-        output = results / label(subject).replace(":", "-")
-        why = None
-        start = time.monotonic()
+    for name, bundle in sorted(exported(subjects, bundles), key=lambda pair: macs(pair[1])):
+        if isinstance(bundle, EdgevitError):
+            print(f"| {name} | not exported: {bundle} | | | |", flush=True)
+            continue
+        output, why, start = results / bundle.parent.name, None, time.monotonic()
         if result_of(output) is None:
-            try:
-                bundle = export(subject, bundles / output.name)
-            except EdgevitError as error:
-                print(f"| {label(subject)} | not exported: {error} | | | |", flush=True)
-                continue
-            start = time.monotonic()
-            why = bench(bundle, name, output, limit)
+            why = bench(bundle, board, output, limit)
         result = result_of(output)
         shown = row(result) if result else f"{why} | | | |"
-        print(f"| {label(subject)} | {shown}", flush=True)
-        print(f"{label(subject)}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"| {name} | {shown}", flush=True)
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -152,6 +167,8 @@ def main() -> None:
     parser.add_argument("--suite", default=DEFAULT)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a subject")
     given = parser.parse_args()
+    # A shell that starts this in the background has Ctrl-C ignored, and so would the benches.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = given.folder.resolve()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         # The user of these boards has a home and a configuration of their own.
