@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgevit.source import BlockSpec
     from edgevit.verbs.bench import bench
     from edgevit.verbs.export import export
+    from edgevit.verbs.profile import profile
     from edgevit.zoo import list_blocks, list_models, model_info, register_block, register_model
     from edgevit.zoo.factory import create_block, create_model
 
@@ -33,6 +34,7 @@ __all__ = [
     "list_blocks",
     "list_models",
     "model_info",
+    "profile",
     "register_block",
     "register_model",
 ]
@@ -47,6 +49,7 @@ _HOME = {
     "list_blocks": "edgevit.zoo",
     "list_models": "edgevit.zoo",
     "model_info": "edgevit.zoo",
+    "profile": "edgevit.verbs.profile",
     "register_block": "edgevit.zoo",
     "register_model": "edgevit.zoo",
 }

@@ -34,6 +34,7 @@ def profile(subject: Subject, schedule: Schedule, checkpoint: Callable[[], None]
         profiler.close()
     return {
         "method": profiler.method,
+        "estimated": bool(getattr(profiler, "estimated", False)),
         "resolution_ns": profiler.resolution_ns,
         "plain_ns": plain,
         "profiled_ns": profiled,

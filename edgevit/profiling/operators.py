@@ -38,6 +38,7 @@ _NAMES = {
     "greater less not and or equal cumsum",
     "pooling": "averagepool globalaveragepool maxpool avg_pool2d adaptive_avg_pool2d "
     "max_pool2d mean reducemean reducesum reducemax reducel1 reducel2 amax average_pool_2d "
+    "reduce_mean reduce_sum reduce_max avg_pool max_pool reduce_l1_norm reduce_l2_norm "
     "resize upsample_bilinear2d upsample_nearest2d",
 }
 KINDS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}

@@ -256,6 +256,7 @@ def _profile(
         ),
         verification=_verification(told.checked, entry),
         method=str(event.get("method", BLOCK_ABLATION)),
+        estimated=bool(event.get("estimated", False)),
         ops=tuple(ops),
         plain_ns=tuple(event.get("plain_ns", ())),
         profiled_ns=tuple(event.get("profiled_ns", ())),
@@ -284,7 +285,8 @@ def _operators(told: list[dict[str, Any]], entry: Entry) -> list[OpTime]:
         nodes = read_nodes(str(entry.bundle.path / artifact["file"]))
         places = place_operators(told, nodes)
     else:
-        places = [Place(op["layer"], "name", (op["name"],)) for op in told]
+        known = [(op, "unknown" if op["layer"] is None else "name") for op in told]
+        places = [Place(op["layer"], how, (op["name"],)) for op, how in known]
     views = entry.record.backend == "torch"
     return [_operator(op, place, views) for op, place in zip(told, places, strict=True) if op["ns"]]
 

@@ -38,6 +38,22 @@ def test_fused_operators_stand_for_the_nodes_between_their_tensors() -> None:
     assert found[3].sources == ("/Add",)
 
 
+def test_operators_in_the_runtimes_own_layout() -> None:
+    """Between them are tensors of no name that the file knows: names and borders have to do."""
+    file = [
+        node("/c/Conv", "Conv", "x w", "/c./Conv_output_0"),
+        node("/d/Conv", "Conv", "/c./Conv_output_0 v", "/d./Conv_output_0"),
+        node("/Add", "Add", "/d./Conv_output_0 x", "/Add_output_0"),
+    ]
+    first = node("/c./Conv_output_0_nchwc", "Conv", "x t0", "t1")
+    second = node("/d./Conv_output_0_nchwc", "Conv", "t1 t2 x", "t3")
+    back = node("ReorderOutput", "ReorderOutput", "t3", "/Add_output_0")
+    found = place_operators([first, second, back], file)
+    assert [place.layer for place in found] == ["c", "d", "d"]
+    assert found[0].sources == ("/c/Conv",)
+    assert set(found[1].sources) == {"/d/Conv", "/Add"}
+
+
 def test_a_change_of_layout_counts_to_what_it_serves() -> None:
     before = node("ReorderInput", "ReorderInput", "x", "t0")
     conv = node("/a.conv./Conv_output_0_nchwc", "Conv", "t0 reordered", "t1")

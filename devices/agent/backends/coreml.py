@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import AgentError, describe
 from ..kept import keep
 from .base import Array, Backend, import_module, version_of
+from .coreml_profile import CoreMLProfiler
 
 #: Names of compute units in jobs, and coremltools' names; Core ML always has the CPU as well.
 UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE", "all": "ALL"}
@@ -65,7 +66,11 @@ class CoreML(Backend):
         )
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Any]:
-        return functools.partial(self._model.predict, feed(self.inputs, inputs))
+        self._infer = functools.partial(self._model.predict, feed(self.inputs, inputs))
+        return self._infer
+
+    def profiler(self) -> CoreMLProfiler:
+        return CoreMLProfiler(self._load_plan, self._infer)
 
     def outputs(self, result: Any) -> List[Array]:
         return named_outputs(result, self.output_names)
@@ -77,12 +82,14 @@ class CoreML(Backend):
     def _compile(self, path: str) -> None:
         self._coremltools.models.utils.compile_model(self.file, destination_path=path)
 
+    def _load_plan(self) -> Any:
+        plans = self._coremltools.models.compute_plan.MLComputePlan
+        unit = unit_of(self._coremltools, self.options)
+        return plans.load_from_path(path=self._compiled, compute_units=unit)
+
     def _read_plan(self) -> "Placement":
         try:
-            plans = self._coremltools.models.compute_plan.MLComputePlan
-            unit = unit_of(self._coremltools, self.options)
-            plan = plans.load_from_path(path=self._compiled, compute_units=unit)
-            return placement(self._coremltools, plan)
+            return placement(self._coremltools, self._load_plan())
         # An older coremltools has no such class, an older macOS no such plan.
         except Exception as error:
             return Placement({}, {}, "the compute plan cannot be read: " + describe(error))
@@ -133,21 +140,26 @@ def placement(coremltools: Any, plan: Any) -> Placement:
     """
     devices = coremltools.models.compute_device
     classes = {unit: getattr(devices, name) for unit, name in DEVICES.items()}
-    program = plan.model_structure.program
-    if program is None:
+    if plan.model_structure.program is None:
         return Placement({}, {}, "the model is no ML program")
     counts: Dict[str, int] = {}
     kinds: Dict[str, Dict[str, int]] = {}
-    for function in program.functions.values():
-        for operation in _operations(function.block):
-            usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
-            preferred = None if usage is None else usage.preferred_compute_device
-            unit = next((u for u, c in classes.items() if isinstance(preferred, c)), "unknown")
-            kind = operation.operator_name.split(".")[-1]
-            counts[unit] = counts.get(unit, 0) + 1
-            kinds.setdefault(unit, {})
-            kinds[unit][kind] = kinds[unit].get(kind, 0) + 1
+    for operation in operations_of(plan):
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+        preferred = None if usage is None else usage.preferred_compute_device
+        unit = next((u for u, c in classes.items() if isinstance(preferred, c)), "unknown")
+        kind = operation.operator_name.split(".")[-1]
+        counts[unit] = counts.get(unit, 0) + 1
+        kinds.setdefault(unit, {})
+        kinds[unit][kind] = kinds[unit].get(kind, 0) + 1
     return Placement(counts, kinds, None)
+
+
+def operations_of(plan: Any) -> Iterator[Any]:
+    """The operators of an ML program; constants have no place among them."""
+    program = plan.model_structure.program
+    for function in program.functions.values() if program is not None else ():
+        yield from _operations(function.block)
 
 
 def check_unit(unit: Any) -> None:
