@@ -29,6 +29,8 @@ Subjects name a backend (``backends``) and give it options:
                   spinning
     tensorrt      fp16, workspace_mib; runs trtexec, which tells the times
     tflite        xnnpack
+    openvino      precision ("f32", "bf16", "f16", null), pinning
+    executorch    none
     coreml        compute_unit ("cpu", "gpu", "ane", "all")
     coreml-phone  compute_unit, device; an iPhone attached to this Mac, which tells the times
     torch         none
