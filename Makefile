@@ -10,7 +10,10 @@ JOBS ?= 2
 ONLY ?=
 FORMATS ?= onnx,coreml,tflite
 
-.PHONY: demo test test-slow check format bench index zoo docs clean help
+# The short protocol of the table in docs/latency.md that this kind of machine can play.
+LATENCY := efficientvit_m0 elevit --format onnx,torch --seconds 0.5 --warmup 0.2 --no-memory --fresh
+
+.PHONY: latency latency-check demo test test-slow check format bench index zoo docs clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +23,7 @@ help:
 	@echo "make bench      side-by-side benchmarks (keep the machine quiet)"
 	@echo "make index      write edgevit/zoo/index.json anew after a change to the zoo"
 	@echo "make zoo        every model and block in every format (about two hours; goes on where it was)"
+	@echo "make latency    time a small set and write its table in docs/latency.md (keep the machine quiet)"
 	@echo "make docs       write docs/models.md anew"
 
 $(READY): pyproject.toml constraints.txt
@@ -27,6 +31,14 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(READY)
+
+latency: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/edgevit bench $(LATENCY) --output results/latency
+	$(BIN)/edgevit ci tables docs/latency.md local=results/latency
+
+latency-check: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/edgevit bench $(LATENCY) --output results/latency
+	$(BIN)/edgevit ci tables docs/latency.md local=results/latency --check
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.photograph exports/photograph.png

@@ -30,6 +30,7 @@ COMMANDS = {
     "count": "Count the instructions of one inference, which no other work disturbs.",
     "reproduce": "Measure a paper's table by its protocol, beside what the paper printed.",
     "report": "Write results as one page of HTML, with plots, that works offline.",
+    "ci": "Write a workflow that measures; keep the tables of a page; comment on changes.",
     "devices": "List devices; add, set up and check boards.",
     "doctor": "Show what is installed, and what each format and device lacks.",
 }

@@ -39,7 +39,7 @@ def test_one_inference_is_the_difference_of_the_runs(
         {**told, "event": "samples", "round": 0, "inner": 1, "ns": [9, 9], "finished": True},
         {"event": "done", "stopped": False},
     ]
-    counting(monkeypatch, {10: 5_000_000, 20: 5_400_000}, events)
+    counting(monkeypatch, {100: 5_000_000, 200: 9_000_000}, events)
     (result,) = count([bundle], output=tmp_path)
     assert result.instructions is not None
     assert result.instructions.per_inference == 40_000
@@ -51,7 +51,7 @@ def test_one_inference_is_the_difference_of_the_runs(
 def test_an_agent_that_fails_has_no_count(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     name = bundle.path.name + ".onnx"
     wrong: Event = {"event": "error", "id": name, "kind": "load", "message": "no such file"}
-    counting(monkeypatch, {10: 1}, [wrong, {"event": "done", "stopped": False}])
+    counting(monkeypatch, {100: 1}, [wrong, {"event": "done", "stopped": False}])
     (result,) = count([bundle], output=None)
     assert (result.status, result.reason, result.instructions) == ("failed", "no such file", None)
 

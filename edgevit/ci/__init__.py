@@ -1,0 +1,1 @@
+"""For continuous integration: tables between markers in a page, a comment, a workflow."""
