@@ -35,8 +35,8 @@ from edgevit.verbs.subjects import BenchSubject, Entry, entries_of, make_bundle
 
 __all__ = ["TOLERANCE", "count"]
 
-#: Share by which two counts of one file may differ. The start of the agent, which is subtracted, was
-#: seen to differ by 1.5 million instructions between hash seeds; over RUNS inferences of 4.2 million
+#: Share by which two counts of one file may differ. The start of the agent, which is subtracted,
+#: was seen to differ by 1.5 million instructions between runs; over RUNS inferences of 4.2 million
 #: (EfficientViT-M0 at 64 pixels) that is 0.4 %.
 TOLERANCE = 0.005
 #: Inferences of the shorter run: as many as make little of what the start differs by.
