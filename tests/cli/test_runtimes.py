@@ -85,7 +85,8 @@ def test_openvino_with_an_open_batch(edgevit, tmp_path):
 @pytest.mark.parametrize("passes", [None, "none"])
 def test_sima_is_right_in_openvino_however_it_is_written(edgevit, tmp_path, passes):
     asked = () if passes is None else ("--passes", passes)
-    model = ("deit_tiny+sima", "--image-size", "64", "--name", "sima")
+    # At fewer tokens than a head is wide there is nothing to move.
+    model = ("deit_tiny+sima", "--name", "sima")
     outcome = edgevit("export", *model, "-f", "openvino", *asked, "-o", tmp_path)
     assert outcome.code == 0, outcome.err
     manifest = Bundle.open(tmp_path / "sima").manifest
