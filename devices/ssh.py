@@ -33,6 +33,7 @@ from devices.base import SILENCE_S, Event, Job, thread_environment
 from devices.hosts import Host
 from devices.profile import DeviceProfile, load_profile
 from devices.remote import ENCODING
+from devices.wheels import BY_HAND
 from edgevit.errors import DeviceError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -421,7 +422,9 @@ class SshSession:
         kind, message = event.get("kind"), str(event.get("message"))
         if event["event"] != "error":
             return event
-        if kind == "runtime-missing":
+        if kind == "runtime-missing" and any(f"'{name}'" in message for name in BY_HAND):
+            advice = f"set-up leaves it to you: install it for {self.python} there"
+        elif kind == "runtime-missing":
             advice = f"`edgevit devices setup {self._host.name}` brings the runtimes"
         elif kind == "load" and TOO_NEW.search(message):
             advice = f"`edgevit export ... --for {self._host.profile}` writes what it reads"

@@ -25,7 +25,18 @@ from devices.profile import DeviceProfile
 from devices.remote import Board, last_line
 from edgevit.errors import DeviceError, UnavailableError
 
-__all__ = ["Plan", "Wheel", "fetch_wheels", "plan_packages", "platform_tags", "satisfied"]
+__all__ = [
+    "BY_HAND",
+    "Plan",
+    "Wheel",
+    "fetch_wheels",
+    "plan_packages",
+    "platform_tags",
+    "satisfied",
+]
+
+#: Runtimes that set-up leaves to who wants them.
+BY_HAND = ("torch", "tensorrt")
 
 #: The newest onnxruntime with wheels for a Python, by its minor version; later ones as the last.
 ONNXRUNTIME = {6: "1.10.0", 7: "1.14.1", 8: "1.19.2", 9: "1.19.2", 10: "1.23.2", 11: "1.31.1"}
@@ -94,11 +105,7 @@ def plan_packages(board: Board, profile: DeviceProfile) -> Plan:
             modules.append("coremltools")
         else:
             notes.append("no Core ML: that needs macOS")
-    notes += [
-        f"{name} is not installed by this"
-        for name in ("torch", "tensorrt")
-        if name in profile.runtimes
-    ]
+    notes += [f"{name} is not installed by this" for name in BY_HAND if name in profile.runtimes]
     specs |= {name: spec for name, spec in profile.packages.items() if name in specs}
     return Plan({name: name + spec for name, spec in specs.items()}, tuple(modules), tuple(notes))
 

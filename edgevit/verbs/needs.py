@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from devices.base import Device
+from devices.wheels import BY_HAND
 from edgevit.bundle import Bundle
 from edgevit.errors import CheckError, EdgevitError, UnavailableError
 from edgevit.measure.record import Device as DeviceRecord
@@ -167,7 +169,11 @@ class Needs:
             return list(self.wanted)
         if self.of_suite:
             return [default_format(profile)]
-        return makeable_formats(profile.formats)
+        if device.name == "local":
+            return makeable_formats(profile.formats)
+        # A board has what set-up brings; the rest runs there if it is asked for.
+        brought = [r.formats for name, r in profile.runtimes.items() if name not in BY_HAND]
+        return makeable_formats({*chain(*brought)} or profile.formats)
 
     def _options(
         self, subject: BenchSubject, device: Device, formats: Sequence[str]

@@ -449,6 +449,29 @@ def test_a_device_that_is_not_there_is_found_before_any_export(tmp_path, exporte
     assert [r.status in GOOD for r in results] == [False, True]
 
 
+def test_a_board_gets_files_for_what_setup_brings(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    board = Board("a", tmp_path)
+    assert "torch" in board.profile.formats
+    results = measure([SMALL], board, None)
+    assert "torch" not in {r.subject.format for r in results}
+    (result,) = measure([SMALL], board, None, formats=["torch"])
+    assert result.status in GOOD, result.reason
+
+
+def test_a_device_that_refuses_is_not_asked_again(bundles, tmp_path):
+    from edgevit.errors import RefusedError
+
+    def refuse(session, job, event):
+        raise RefusedError("a: there is no python3 on the board", hint="install it")
+
+    board, listener = Board("a", tmp_path, happens=refuse), Listener()
+    results = measure(bundles[:2], board, tmp_path / "out", progress=listener)
+    assert [r.status for r in results] == ["failed", "failed"]
+    assert board.opened == 1
+    assert listener.notes == ["a: there is no python3 on the board; install it"]
+
+
 def test_if_nothing_can_be_exported_that_is_the_error(tmp_path, refusing, monkeypatch):
     from edgevit.errors import ConversionError
 
