@@ -29,7 +29,12 @@ def test_json_tells_what_was_written(edgevit: Any, tmp_path: Path) -> None:
     make_result(threads=2).write(tmp_path / "b")
     target = tmp_path / "page.html"
     outcome = edgevit("report", tmp_path / "a", tmp_path / "b", "-o", target, "--json")
-    assert outcome.json == {"file": str(target), "bytes": target.stat().st_size, "results": 2}
+    assert outcome.json == {
+        "file": str(target),
+        "bytes": target.stat().st_size,
+        "results": 2,
+        "profiles": 0,
+    }
     assert outcome.err == ""
 
 
