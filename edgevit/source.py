@@ -107,6 +107,12 @@ def model_source(
         raise OptionError("batch", expected="a whole number of at least 1", got=batch)
     chosen = preprocessing or Preprocessing.for_channels(in_chans)
     if isinstance(model, str) and ":" not in model:
+        if "/" in model:
+            raise UsageError(
+                f"{model!r} is no model of the zoo but looks like weights",
+                hint="name the model they belong to, and give them as its weights: "
+                f"`edgevit export MODEL --weights {model}`",
+            )
         if input_shape is not None:
             raise UsageError("input_shape is for factories; a model of the zoo has image_size")
         return _zoo_source(

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 
-from edgevit.errors import MissingExtraError, UnavailableError, WeightsError
+from edgevit.errors import MissingExtraError, UnavailableError, UsageError, WeightsError
 from edgevit.source import model_source
 from edgevit.zoo.factory import create_model
 from edgevit.zoo.hub import FILES, locate_weights
@@ -221,3 +221,9 @@ def test_the_command_line_takes_it(endpoint, tmp_path):
     )  # fmt: skip
     assert json.loads(done.stdout)["model"]["weights"]["revision"] == COMMIT
     assert FILES[0] == "model.safetensors"
+
+
+def test_weights_in_place_of_a_model_are_told_apart():
+    with pytest.raises(UsageError, match="no model of the zoo but looks like weights") as caught:
+        model_source("timm/efficientvit_m5.r224_in1k")
+    assert "--weights timm/efficientvit_m5.r224_in1k" in str(caught.value.hint)
