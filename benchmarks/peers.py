@@ -1,101 +1,127 @@
 """What edgevit exports against what others make of the same weights, one thread, fp32.
 
-python -m benchmarks.peers [MODEL ...] [--batch 1] [--rounds 31] [--publish]
-python -m benchmarks.peers --passes [MODEL ...]     each rewrite's own part, in onnxruntime
+python -m benchmarks.peers [MODEL ...] [--kind batch-1] [--only onnx] [--rounds 31]
+python -m benchmarks.peers --publish [--kind passes | --all] [--again]
+
+Kinds of table: ``batch-1`` every way to make and run a file; ``batch-16`` onnxruntime alone;
+``passes`` each rewrite's own part in onnxruntime; ``zoo-1`` and ``zoo-16`` all other models of the
+zoo in onnxruntime.
 
 All files of a model are loaded into one process and take turns in shuffled order, a block of runs
 each, round after round; what is compared is the process's CPU time, and what is told is the median
 over the rounds of (naive / file), so more than 1 is faster than the naive file. Naive is
 ``torch.onnx.export(dynamo=True)`` run by onnxruntime's defaults. A file whose outputs leave the
-eager model's by more than 1e-4 of their scale is wrong, and its time is not told.
+eager model's by more than 1e-4 of their scale is wrong, and its time is not told. Where each
+rewrite's part is looked for, the file of all default rewrites is the base instead.
 
-With ``--passes`` the file of all default rewrites is the base instead, and against it run files
-without one of them, or with one more.
-
-``--publish`` writes ``docs/performance.json`` and refuses where the machine is busy;
+``--publish`` writes ``docs/performance.json``, row by row, and ends with 3 where the machine is
+busy, before a row or during it. The same command goes on later: a row that was published with the
+same graph and versions is not measured again unless ``--again`` says so.
 ``python -m benchmarks.performance_page`` makes ``docs/performance.md`` of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import gc
-import io
 import json
-import logging
 import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.ratios import compare
+from benchmarks.ways import (
+    CANDIDATES,
+    CONTROL,
+    NAIVE,
+    OURS,
+    Array,
+    Candidate,
+    NothingToDoError,
+    Run,
+    Workbench,
+    eager,
+    graph_hash,
+    naive,
+    pass_candidates,
+)
+from edgevit.errors import UnknownNameError
 from edgevit.measure.results import write_atomically
+from edgevit.versions import tool_versions
+from exporters.quiet import quiet
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edgevit.source import Source
 
 RECORD = Path(__file__).parents[1] / "docs" / "performance.json"
 #: One of each family, and those whose rewrites were expected to pay.
 MODELS = (
-    "efficientvit_m0", "efficientvit_m4", "efficientvit_m5", "elevit", "deit_small",
-    "deit_small+sima", "xcit_small_12_p16", "xcit_small_12_p16+sima", "levit_cifar10", "pvt_tiny",
-    "swiftformer_l3", "efficientformerv2_l", "swin_tiny", "cvt_13", "soft_tiny", "lavit_t",
-    "vit_cifar10", "cct_cifar10", "pit_cifar10", "mixer_cifar10", "fnet_cifar10",
+    "efficientvit_m0", "efficientvit_m2", "efficientvit_m4", "efficientvit_m5", "elevit",
+    "deit_small", "deit_small+sima", "xcit_small_12_p16", "xcit_small_12_p16+sima",
+    "levit_cifar10", "pvt_tiny", "swiftformer_l3", "efficientformerv2_l", "swin_tiny", "cvt_13",
+    "soft_tiny", "lavit_t", "vit_cifar10", "cct_cifar10", "pit_cifar10", "mixer_cifar10",
+    "fnet_cifar10", "ceit_tiny", "deepvit_tiny", "hvt_tiny",
 )  # fmt: skip
-NAIVE = "naive"
-OURS = "edgevit, onnxruntime"
-CONTROL = "the same again"
-#: Load average of one minute above which nothing is published.
+#: Load of the machine, our own thread with it, above which nothing is published.
 BUSY = 1.5
+#: How long the load may take to fall again after files were made.
+SETTLE_S = 180.0
 WRONG = 1e-4
 BLOCK_S = 0.04
 WARM_UP = 3
+#: A median's 95 % interval needs six rounds; with nine it is none of the extremes.
+LEAST_ROUNDS = 9
+PATIENCE_S = 3600.0
 PACKAGES = (
     "torch", "onnx", "onnxruntime", "onnxsim", "onnxslim", "openvino", "litert-torch",
     "ai-edge-litert", "executorch", "edgevit",
 )  # fmt: skip
 
-Array = NDArray[np.float32]
-Run = Callable[[Array], Array]
-
-
-class NothingToDoError(Exception):
-    """A pass has nothing to rewrite in a model."""
-
 
 @dataclass(frozen=True)
-class Candidate:
-    """A way from a model to something that runs.
+class Kind:
+    """A table of the page.
 
     Args:
-        name: in the tables.
-        make: from the model and an empty folder to what runs a batch.
-        needs: the packages, as they are imported.
+        name: on the command line, and in the record.
+        batch: rows of the inputs.
     """
 
     name: str
-    make: Callable[[Source, Path], Run]
-    needs: tuple[str, ...] = ()
+    batch: int = 1
 
-    def missing(self) -> list[str]:
-        return [name for name in self.needs if find_spec(name) is None]
+    def models(self) -> list[str]:
+        """Its rows."""
+        if not self.name.startswith("zoo"):
+            return list(MODELS)
+        from edgevit.zoo.registry import list_models
+
+        return [name for name in list_models() if name not in MODELS]
+
+    def candidates(self) -> list[Candidate]:
+        """Its columns; the first is what the others are compared with."""
+        if self.name == "passes":
+            return pass_candidates()
+        if self.name == "batch-1":
+            base, *others = CANDIDATES
+            return [base, Candidate(CONTROL, naive), *others]
+        chosen = [c for c in CANDIDATES if c.name in (NAIVE, OURS)]
+        return [chosen[0], Candidate(CONTROL, naive), *chosen[1:]]
+
+
+KINDS = (
+    Kind("batch-1"), Kind("passes"), Kind("batch-16", 16), Kind("zoo-1"), Kind("zoo-16", 16),
+)  # fmt: skip
 
 
 @dataclass
@@ -108,333 +134,354 @@ class Racer:
     seconds: list[float] = field(default_factory=list)
 
 
-# -- ways to make a file ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Limits:
+    """How long a race lasts: so many rounds, but fewer where that many seconds are over."""
 
-
-def onnx_session(file: str | Path | bytes) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    content = file if isinstance(file, bytes) else str(file)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0]
-
-
-def naive_file(source: Source, folder: Path, *, dynamo: bool = True) -> Path:
-    import torch
-
-    path = folder / f"naive-{dynamo}.onnx"
-    inputs = (torch.zeros(source.inputs[0].shape),)
-    extra = {"external_data": False} if dynamo else {}
-    torch.onnx.export(source.module, inputs, str(path), dynamo=dynamo, **extra)
-    return path
-
-
-def naive(source: Source, folder: Path, *, dynamo: bool = True) -> Run:
-    return onnx_session(naive_file(source, folder, dynamo=dynamo))
-
-
-def simplified(source: Source, folder: Path) -> Run:
-    import onnx
-    import onnxsim
-
-    model, ok = onnxsim.simplify(onnx.load(naive_file(source, folder)))
-    if not ok:
-        raise RuntimeError("onnxsim's own check failed")
-    return onnx_session(model.SerializeToString())
-
-
-def slimmed(source: Source, folder: Path) -> Run:
-    import onnx
-    import onnxslim
-
-    return onnx_session(onnxslim.slim(onnx.load(naive_file(source, folder))).SerializeToString())
-
-
-def eager(source: Source, folder: Path) -> Run:
-    return torch_run(source.module)
-
-
-def compiled(source: Source, folder: Path) -> Run:
-    import torch
-
-    return torch_run(torch.compile(source.module))
-
-
-def torch_run(module: nn.Module) -> Run:
-    import torch
-
-    def run(x: Array) -> Array:
-        with torch.inference_mode():
-            out: Array = module(torch.from_numpy(x)).numpy()
-        return out
-
-    return run
-
-
-def litert(source: Source, folder: Path) -> Run:
-    import litert_torch
-    import torch
-
-    made = litert_torch.convert(source.module, (torch.zeros(source.inputs[0].shape),))
-    path = folder / "naive.tflite"
-    made.export(str(path))
-    return litert_run(path)
-
-
-def litert_run(path: Path) -> Run:
-    from exporters.tflite_checks import open_interpreter, run_interpreter
-
-    interpreter = open_interpreter(path)
-    return lambda x: np.asarray(run_interpreter(interpreter, [x])[0])
-
-
-def openvino(source: Source, folder: Path) -> Run:
-    return openvino_run(naive_file(source, folder))
-
-
-def openvino_run(path: Path) -> Run:
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    settings |= {"PERFORMANCE_HINT": "LATENCY"}
-    made = openvino.compile_model(str(path), "CPU", settings)
-    request = made.create_infer_request()
-    return lambda x: np.array(request.infer([x])[made.output(0)])
-
-
-def ours(
-    source: Source, folder: Path, *, runner: str, more: str | None = None, less: str | None = None
-) -> Run:
-    """edgevit's own file, run as the naive ones are.
-
-    Raises:
-        NothingToDoError: the pass that is to be more or less finds nothing here.
-    """
-    from edgevit.passes import DEFAULT
-    from edgevit.verbs.export import Plan, export_source
-
-    name = {"onnxruntime": "onnx", "litert": "tflite", "openvino": "onnx"}[runner]
-    asked = [n for n in (*DEFAULT, *([more] if more else [])) if n != less]
-    changed = more or less
-    if changed and not finds(source, [*asked, changed], changed):
-        raise NothingToDoError
-    plan = Plan.make(name, {}, activation=None, dynamic_batch=False, passes=asked)
-    bundle = export_source(source, plan, folder / "ours")
-    path = bundle.path / bundle.manifest["artifacts"][name]["file"]
-    opened = {"onnxruntime": onnx_session, "litert": litert_run, "openvino": openvino_run}
-    return opened[runner](path)
-
-
-def finds(source: Source, names: Sequence[str], name: str) -> bool:
-    """Whether one of the passes rewrites anything where all of them run."""
-    from edgevit.capture import capture
-    from edgevit.passes import run_passes
-
-    _, reports = run_passes(capture(source.module, source.inputs), names)
-    return any(report.rewritten for report in reports if report.name == name)
-
-
-def _ours(runner: str, needs: tuple[str, ...] = ()) -> Candidate:
-    return Candidate(f"edgevit, {runner}", functools.partial(ours, runner=runner), needs)
-
-
-def pass_candidates() -> list[Candidate]:
-    """The default file, then files without one of its passes or with one more.
-
-    The same file once more is the control: what it differs by says nothing.
-    """
-    from edgevit.passes import DEFAULT, EXACT, TIDYING
-
-    make = functools.partial(ours, runner="onnxruntime")
-    found = [Candidate(OURS, make), Candidate(CONTROL, make)]
-    for name in [name for name in EXACT if name not in TIDYING]:
-        word, option = ("without", "less") if name in DEFAULT else ("with", "more")
-        found.append(Candidate(f"{word} {name}", functools.partial(make, **{option: name})))
-    return found
-
-
-LITERT = ("litert_torch", "ai_edge_litert")
-CANDIDATES = (
-    Candidate(NAIVE, naive),
-    Candidate("naive, older exporter", functools.partial(naive, dynamo=False)),
-    Candidate("onnxsim", simplified, ("onnxsim",)),
-    Candidate("onnxslim", slimmed, ("onnxslim",)),
-    _ours("onnxruntime"),
-    Candidate("OpenVINO of the naive file", openvino, ("openvino",)),
-    _ours("openvino", ("openvino",)),
-    Candidate("LiteRT, naive", litert, LITERT),
-    _ours("litert", LITERT),
-    Candidate("torch, eager", eager),
-    Candidate("torch, compiled", compiled),
-)
+    rounds: int = 31
+    seconds: float = 75.0
 
 
 # -- the race --------------------------------------------------------------------------------------
 
 
 def examine(
-    model: str, candidates: Sequence[Candidate], *, batch: int, rounds: int
-) -> dict[str, Any]:
-    """One model: each candidate's ratio to the first with its interval, or why it has none."""
+    model: str,
+    candidates: Sequence[Candidate],
+    *,
+    batch: int = 1,
+    limits: Limits | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """A row: each candidate's times, or why it has none; None if the known row still holds."""
+    import torch
+
     from edgevit.source import model_source
 
+    torch.set_num_threads(1)
+    limits, start = limits or Limits(), time.perf_counter()
     source = model_source(model, batch=batch, seed=0)
+    identity = {"graph": graph_hash(source), "versions": versions()}
+    names = [candidate.name for candidate in candidates]
+    if known is not None and is_current(known, identity, names):
+        return None
     x = np.random.default_rng(0).standard_normal(source.inputs[0].shape, dtype=np.float32)
-    want = eager(source, Path())(x)
-    out: dict[str, Any] = {}
-    racers = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, candidate in enumerate(candidates):
-            own = Path(folder) / str(number)
-            own.mkdir()
-            racer, entry = load(candidate, source, own, x, want)
-            out[candidate.name] = entry
-            if racer is not None:
-                racers.append(racer)
-        race(racers, x, rounds)
-    base = next((r for r in racers if r.name == candidates[0].name), None)
+        bench = Workbench(source, Path(folder))
+        want = eager(bench)(x)
+        loaded = {candidate.name: load(candidate, bench, x, want) for candidate in candidates}
+        racers = [racer for racer, _ in loaded.values() if racer is not None]
+        made, others = time.perf_counter(), race(racers, x, limits)
+    entries = {name: entry for name, (_, entry) in loaded.items()}
     for racer in racers:
-        out[racer.name] |= {"ms": round(1e3 * statistics.median(racer.seconds), 3)}
-        if base is not None and racer is not base:
-            pairs = sorted(b / s for b, s in zip(base.seconds, racer.seconds, strict=True))
-            out[racer.name] |= {"ratio": round(statistics.median(pairs), 4)}
-            out[racer.name] |= {"interval": [round(end, 4) for end in interval(pairs)]}
-    return out
+        entries[racer.name] |= {"us": [round(1e6 * s, 2) for s in racer.seconds]}
+    seconds = {"make": round(made - start), "race": round(time.perf_counter() - made)}
+    return {
+        **identity,
+        "batch": batch,
+        "macs": count(source),
+        "seconds": seconds,
+        **circumstances(others),
+        "candidates": entries,
+    }
+
+
+def is_current(known: Mapping[str, Any], identity: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether a published row is of the same graph, versions and candidates."""
+    same = all(known.get(key) == value for key, value in identity.items())
+    return same and list(known["candidates"]) == list(names)
 
 
 def load(
-    candidate: Candidate, source: Source, folder: Path, x: Array, want: Array
+    candidate: Candidate, bench: Workbench, x: Array, want: Array
 ) -> tuple[Racer | None, dict[str, Any]]:
     """A candidate ready to run, and its error; or nothing, and why."""
+    entry: dict[str, Any] = {"ours": candidate.ours}
     if missing := candidate.missing():
-        return None, {"status": "absent", "reason": f"{', '.join(missing)} not installed"}
+        reason = f"{', '.join(missing)} not installed"
+        return None, {**entry, "status": "absent", "reason": reason}
     try:
-        with silent():
-            run = candidate.make(source, folder)
+        with quiet():
+            run = candidate.make(bench)
             got = run(x)
     except NothingToDoError:
-        return None, {"status": "none", "reason": "nothing to rewrite"}
+        return None, {**entry, "status": "none", "reason": "nothing to rewrite"}
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        return None, {"status": "failed", "reason": reason.replace(str(folder), "DIR")}
-    off = float(np.abs(got - want).max() / np.abs(want).max())
+        reason = reason.replace(str(bench.folder), "DIR")
+        return None, {**entry, "status": "failed", "reason": reason}
+    entry["of_scale"] = off = float(f"{np.abs(got - want).max() / np.abs(want).max():.1e}")
     if not off <= WRONG:
-        return None, {"status": "wrong", "of_scale": float(f"{off:.1e}")}
-    return Racer(candidate.name, run), {"status": "ok", "of_scale": float(f"{off:.1e}")}
+        return None, {**entry, "status": "wrong"}
+    return Racer(candidate.name, run), {**entry, "status": "ok"}
 
 
-def race(racers: Sequence[Racer], x: Array, rounds: int) -> None:
-    """Fill in CPU seconds a run: a block each, in shuffled order, round after round."""
+def race(racers: Sequence[Racer], x: Array, limits: Limits) -> float | None:
+    """Fill in CPU seconds a run: a block each, in shuffled order, round after round.
+
+    Returns:
+        How many cores others kept busy meanwhile; None where that cannot be told.
+    """
     for racer in racers:
         start = time.perf_counter()
         for _ in range(WARM_UP):
             racer.run(x)
         racer.inner = max(1, round(BLOCK_S / ((time.perf_counter() - start) / WARM_UP)))
     order, shuffler = list(racers), random.Random(0)
+    gc.collect()
     gc.disable()
-    for _ in range(rounds):
+    watch = OthersWatch()
+    for number in range(limits.rounds):
+        if number >= LEAST_ROUNDS and watch.wall() > limits.seconds:
+            break
         shuffler.shuffle(order)
         for racer in order:
-            racer.run(x)  # its own weights back into the caches, whoever ran before
-            start_ns = time.process_time_ns()
-            for _ in range(racer.inner):
-                racer.run(x)
-            racer.seconds.append((time.process_time_ns() - start_ns) / racer.inner / 1e9)
+            block(racer, x)
     gc.enable()
+    return watch.cores()
 
 
-def interval(ordered: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Interval of the median by order statistics."""
-    n = len(ordered)
-    k, below = 0, 1 / 2**n
-    while 2 * (k + 1) < n and 1 - 2 * (below + comb(n, k + 1) / 2**n) >= level:
-        k += 1
-        below += comb(n, k) / 2**n
-    return ordered[k], ordered[n - 1 - k]
+def block(racer: Racer, x: Array) -> None:
+    """One round of one candidate."""
+    racer.run(x)  # its own weights back into the caches, whoever ran before
+    start_ns = time.process_time_ns()
+    for _ in range(racer.inner):
+        racer.run(x)
+    racer.seconds.append((time.process_time_ns() - start_ns) / racer.inner / 1e9)
 
 
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Converters talk on every channel there is."""
-    logging.disable(logging.CRITICAL)
+class OthersWatch:
+    """How many cores processes other than this one keep busy, from its making on."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float | None]:
+        return time.perf_counter(), time.process_time(), _busy_seconds()
+
+    def wall(self) -> float:
+        """Seconds since."""
+        return time.perf_counter() - self._start[0]
+
+    def cores(self) -> float | None:
+        """Mean number of cores; None where the system does not tell."""
+        (wall, own, busy), (wall0, own0, busy0) = self._now(), self._start
+        if busy is None or busy0 is None:
+            return None
+        return round(max(0.0, (busy - busy0 - (own - own0)) / (wall - wall0)), 3)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that all cores together were busy, of Linux's own count."""
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(logging.NOTSET)
+        line = Path("/proc/stat").read_text().partition("\n")[0].split()
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, *rest = map(int, line[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-def circumstances(rounds: int) -> dict[str, Any]:
-    """Where and with what it was measured."""
+# -- what goes with a row --------------------------------------------------------------------------
+
+
+def circumstances(others: float | None) -> dict[str, Any]:
+    """Where, when and on how busy a machine; what it reaches at best."""
     from devices.agent.facts import cpu
+    from edgevit.verbs.peak import peak
 
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
+    load = round(os.getloadavg()[0], 2)
+    roof = peak("local", threads=1, fresh=True)
     return {
         "cpu": cpu(),
-        "rounds": rounds,
-        "load": round(os.getloadavg()[0], 2),
+        "peak": {"flops_per_s": roof.flops_per_s, "method": roof.methods["flops"]},
+        "load": load,
+        "others": others,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions,
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(MODELS))
-    parser.add_argument("--only", help="candidates whose names hold one of these words, commas")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--passes", action="store_true", help="each rewrite's own part")
-    parser.add_argument("--publish", action="store_true", help=f"write {RECORD.name}")
-    asked = parser.parse_args()
-    import torch
+def versions() -> dict[str, str | None]:
+    """Of everything that takes part; None for what is not installed."""
+    return tool_versions(PACKAGES)
 
-    torch.set_num_threads(1)
-    first, *others = pass_candidates() if asked.passes else CANDIDATES
-    chosen = [first, *(c for c in others if wanted(c.name, asked.only))]
-    record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    for model in asked.models:
-        busy = os.getloadavg()[0] > BUSY
-        if busy and asked.publish:
-            print(f"load {os.getloadavg()[0]:.2f} is above {BUSY}: nothing is published")
-            return 3
-        entry = examine(model, chosen, batch=asked.batch, rounds=asked.rounds)
-        print_entry(model, entry)
-        if asked.publish:
-            kind = "passes" if asked.passes else f"batch {asked.batch}"
-            record.setdefault(kind, {})[model] = {
-                "candidates": entry,
-                **circumstances(asked.rounds),
-            }
-            write_atomically(RECORD, json.dumps(record, indent=1) + "\n")
-    return 0
+
+def count(source: Source) -> int:
+    """Multiply-accumulates of one run, all rows of the batch."""
+    from edgevit.zoo.counting import count_macs
+
+    return count_macs(source.module, source.inputs)
+
+
+# -- the record ------------------------------------------------------------------------------------
+
+
+def read_record(file: Path) -> dict[str, dict[str, Any]]:
+    """What was published; empty if nothing was."""
+    found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
+def write_record(file: Path, record: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line a candidate, so that a change shows as such."""
+    tables = []
+    for kind, rows in record.items():
+        lines = [f"  {json.dumps(model)}: {_row_text(row)}" for model, row in sorted(rows.items())]
+        tables.append(f" {json.dumps(kind)}: {{\n" + ",\n".join(lines) + "\n }")
+    write_atomically(file, "{\n" + ",\n".join(tables) + "\n}\n")
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    head = json.dumps({k: v for k, v in row.items() if k != "candidates"})[:-1]
+    cells = [f"   {json.dumps(n)}: {json.dumps(entry)}" for n, entry in row["candidates"].items()]
+    return f'{head}, "candidates": {{\n' + ",\n".join(cells) + "\n  }}"
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def settled(patience_s: float) -> bool:
+    """Whether the load falls to what may be published; files made just now have raised it."""
+    end = time.monotonic() + patience_s
+    while os.getloadavg()[0] > BUSY:
+        if time.monotonic() > end:
+            return False
+        time.sleep(min(5.0, patience_s))
+    return True
+
+
+def busy(row: Mapping[str, Any]) -> bool:
+    """Whether others worked while a row was measured."""
+    return row["others"] is not None and 1 + row["others"] > BUSY
+
+
+def apart(kind: Kind, model: str, only: str | None, limits: Limits, known: Any) -> Any:
+    """A row, in a process of its own: a converter that crashes costs its row alone."""
+    import multiprocessing
+
+    from pebble import ProcessPool
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPool(max_workers=1, max_tasks=1, context=context) as pool:
+        future = pool.schedule(row_of, args=[kind, model, only, limits, known], timeout=PATIENCE_S)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C too
+            pool.stop()  # type: ignore[no-untyped-call]
+            raise
+
+
+def row_of(
+    kind: Kind, model: str, only: str | None, limits: Limits, known: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """One row of a kind, with those candidates whose names are wanted."""
+    first, *others = kind.candidates()
+    chosen = [first, *(c for c in others if wanted(c.name, only))]
+    return examine(model, chosen, batch=kind.batch, limits=limits, known=known)
 
 
 def wanted(name: str, only: str | None) -> bool:
     return only is None or any(word in name for word in only.split(","))
 
 
-def print_entry(model: str, entry: Mapping[str, Mapping[str, Any]]) -> None:
-    print(f"{model}, load {os.getloadavg()[0]:.2f}")
-    for name, found in entry.items():
-        if found["status"] != "ok":
-            print(f"  {name:<52} {found['status']}: {found.get('reason', found.get('of_scale'))}")
+def run(
+    tasks: Sequence[tuple[Kind, str]],
+    *,
+    only: str | None = None,
+    limits: Limits | None = None,
+    publish: Path | None = None,
+    again: bool = False,
+    settle_s: float = SETTLE_S,
+) -> int:
+    """Measure rows one after the other; the exit code.
+
+    Args:
+        tasks: tables and models.
+        only: words in the names of candidates, with commas.
+        limits: of each race.
+        publish: the record to write.
+        again: also rows that hold.
+        settle_s: how long to wait for the load to fall.
+    """
+    record, failed = read_record(publish) if publish else {}, 0
+    for number, (kind, model) in enumerate(tasks, 1):
+        label = f"[{number}/{len(tasks)}] {kind.name} {model}"
+        if publish and not settled(settle_s):
+            print(f"load {os.getloadavg()[0]:.2f} is above {BUSY}: nothing more is published")
+            return 3
+        known = None if again else record.get(kind.name, {}).get(model)
+        try:
+            row = apart(kind, model, only, limits or Limits(), known)
+        except Exception as error:  # the other rows can do without this one
+            print(f"{label} failed: {type(error).__name__}: {error}", flush=True)
+            failed += 1
             continue
-        low, high = found.get("interval", (1.0, 1.0))
-        print(
-            f"  {name:<52} {found['ms']:9.3f} ms  {found.get('ratio', 1.0):.3f} "
-            f"({low:.3f} to {high:.3f})  off by {found['of_scale']:.0e}"
-        )
+        if row is None:
+            print(f"{label}: published already", flush=True)
+            continue
+        print_row(label, row)
+        if publish and busy(row):
+            print(f"others kept {row['others']:.2f} cores busy: nothing more is published")
+            return 3
+        if publish:
+            record.setdefault(kind.name, {})[model] = row
+            write_record(publish, record)
+    return 1 if failed else 0
+
+
+def print_row(label: str, row: Mapping[str, Any]) -> None:
+    others = "" if row["others"] is None else f", others {row['others']:.2f} cores"
+    took = row["seconds"]
+    print(f"{label}, load {row['load']}{others}, {took['make']} + {took['race']} s")
+    entries = row["candidates"]
+    base = next(iter(entries.values())).get("us")
+    for name, found in entries.items():
+        if found["status"] != "ok":
+            print(f"  {name:<40} {found['status']}: {found.get('reason', found.get('of_scale'))}")
+            continue
+        ms, off = statistics.median(found["us"]) / 1e3, f"off by {found['of_scale']:.0e}"
+        share = 2 * row["macs"] / (ms / 1e3) / row["peak"]["flops_per_s"]
+        ratio = compare(base, found["us"]) if base else None
+        said = f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else ""
+        print(f"  {name:<40} {ms:9.3f} ms {share:5.0%} of peak  {said}  {off}")
     sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", nargs="*", help="rows; all of the table without")
+    names = [kind.name for kind in KINDS]
+    parser.add_argument("--kind", action="append", choices=names, help="table; several times")
+    parser.add_argument("--all", action="store_true", help="every table")
+    parser.add_argument("--only", help="candidates whose names hold one of these words, commas")
+    parser.add_argument("--rounds", type=int, default=Limits.rounds)
+    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="of a row's race")
+    parser.add_argument("--publish", action="store_true", help=f"write {RECORD.name}")
+    parser.add_argument("--again", action="store_true", help="also rows published before")
+    asked = parser.parse_args()
+    if asked.publish and asked.only:
+        parser.error("--publish takes whole rows, so no --only")
+    chosen = names if asked.all else asked.kind or ["batch-1"]
+    tasks = [(k, m) for k in KINDS if k.name in chosen for m in asked.models or k.models()]
+    if unknown := sorted(set(asked.models) - set(known_models())):
+        error = UnknownNameError("model", unknown[0], known_models(), listing="edgevit models")
+        parser.error(f"{error}; {error.hint}" if error.hint else str(error))
+    # Compiled here and not by a pool of processes that stays; and one thread for everybody.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    limits = Limits(asked.rounds, asked.seconds)
+    publish = RECORD if asked.publish else None
+    try:
+        return run(tasks, only=asked.only, limits=limits, publish=publish, again=asked.again)
+    except KeyboardInterrupt:
+        print("interrupted; what is published is kept, and the same command goes on")
+        return 130
+
+
+def known_models() -> list[str]:
+    from edgevit.zoo.registry import list_models
+
+    return list_models()
 
 
 if __name__ == "__main__":
