@@ -31,6 +31,9 @@ def table(
     published: Annotated[
         bool, typer.Option("--published", help="The papers' figures beside the measured ones.")
     ] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="A row a model, columns by device and format.")
+    ] = False,
     p99: Annotated[bool, typer.Option("--p99", help="A column for the 99th percentile.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")
@@ -45,6 +48,7 @@ def table(
         "include": include,
         "relative_to": relative_to,
         "published": published,
+        "wide": wide,
         "p99": p99,
     }
     chosen = "json" if as_json else format

@@ -112,12 +112,40 @@ def _below(frame: pd.DataFrame) -> list[str]:
     return [*frame.attrs["notes"], *frame.attrs["provenance"]]
 
 
+def _groups(frame: pd.DataFrame) -> Mapping[str, tuple[str, str]]:
+    """Of a table with columns by device and format, each such column's group and figure."""
+    groups: Mapping[str, tuple[str, str]] = frame.attrs.get("groups", {})
+    return groups
+
+
+def _figure(frame: pd.DataFrame, column: str) -> str:
+    """What a column holds, whichever group it is of."""
+    return _groups(frame).get(column, ("", column))[1]
+
+
 def _heading(frame: pd.DataFrame, column: str) -> str:
-    return HEADINGS[column].format(reference=frame.attrs.get("relative_to"))
+    group, figure = _groups(frame).get(column, ("", column))
+    heading = HEADINGS[figure].format(reference=frame.attrs.get("relative_to"))
+    if figure == "published":
+        return group
+    return f"{group}: {heading}" if group else heading
 
 
 def _cells(frame: pd.DataFrame, columns: Sequence[str]) -> list[list[str]]:
-    return [[_cell(row, c) for c in columns] for row in frame.to_dict("records")]
+    groups = _groups(frame)
+    rows = frame.to_dict("records")
+    return [
+        [_grouped_cell(row, *groups[c]) if c in groups else _cell(row, c) for c in columns]
+        for row in rows
+    ]
+
+
+def _grouped_cell(row: Mapping[Any, Any], group: str, figure: str) -> str:
+    """A figure of a group, or why there is none."""
+    own = {str(k).removeprefix(f"{group}/"): v for k, v in row.items() if f"{group}/" in str(k)}
+    if figure == "median_ms" and _missing(own[figure]) and not _missing(own["status"]):
+        return str(own["status"])
+    return _cell(own, figure)
 
 
 def _cell(row: Mapping[Any, Any], column: str) -> str:
@@ -162,7 +190,7 @@ def _markdown(frame: pd.DataFrame) -> str:
     if len(frame):
         lines = [
             _pipes(escape_markdown(_heading(frame, c)) for c in columns),
-            _pipes("---" if c in WORDS else "---:" for c in columns),
+            _pipes("---" if _figure(frame, c) in WORDS else "---:" for c in columns),
         ]
         lines += [_pipes(map(escape_markdown, cells)) for cells in _cells(frame, columns)]
     else:
@@ -188,7 +216,7 @@ def _latex(frame: pd.DataFrame) -> str:
     columns = frame.attrs["columns"]
     lines = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering"]
     if len(frame):
-        aligned = "".join("l" if c in WORDS else "r" for c in columns)
+        aligned = "".join("l" if _figure(frame, c) in WORDS else "r" for c in columns)
         lines += [f"\\begin{{tabular}}{{{aligned}}}", "\\toprule"]
         lines += [_ampersands(_heading(frame, c) for c in columns), "\\midrule"]
         lines += [_ampersands(cells) for cells in _cells(frame, columns)]
@@ -250,7 +278,7 @@ def _rich(frame: pd.DataFrame, columns: Sequence[str], *, fold: int | None = Non
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        word = column in WORDS
+        word = _figure(frame, column) in WORDS
         justify: Literal["left", "right"] = "left" if word else "right"
         heading = Text(_heading(frame, column))
         # A folded name can still be read, a folded number is another number.
@@ -262,7 +290,7 @@ def _rich(frame: pd.DataFrame, columns: Sequence[str], *, fold: int | None = Non
             max_width=fold if column in FOLDABLE else None,
         )
     for row, cells in zip(frame.to_dict("records"), _cells(frame, columns), strict=True):
-        style = STYLES.get(str(row["status"]), "")
+        style = STYLES.get(str(row.get("status")), "")
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
@@ -273,13 +301,15 @@ def _fitting(frame: pd.DataFrame, width: int | None) -> tuple[list[str], list[st
     left_out: list[str] = []
     if width is None:
         return columns, left_out
-    measured = frame[frame["origin"] == "measured"]
-    telling = [c for c in TELLING if measured[c].nunique() > 1]
-    for column in (c for c in EXPENDABLE if c in columns and c not in telling):
-        if _width(_rich(frame, columns)) <= width:
+    measured = frame if _groups(frame) else frame[frame["origin"] == "measured"]
+    telling = [c for c in TELLING if c in measured and measured[c].nunique() > 1]
+    for figure in (c for c in EXPENDABLE if c not in telling):
+        # Of every device and format at once, so that they stay comparable.
+        leaving = [c for c in columns if _figure(frame, c) == figure]
+        if leaving and _width(_rich(frame, columns)) <= width:
             break
-        columns.remove(column)
-        left_out.insert(0, column)
+        columns = [c for c in columns if c not in leaving]
+        left_out = leaving + left_out
     return columns, left_out
 
 

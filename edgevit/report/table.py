@@ -16,6 +16,7 @@ from edgevit.report.beside import published_rows
 from edgevit.report.remarks import left_out, notes_on, provenance_of, published_provenance
 from edgevit.report.render import FORMATS, render, rich_table
 from edgevit.report.rows import COLUMNS, INTEGERS, NUMBERS, measured_row
+from edgevit.report.wide import widen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ def build_table(
     include: str = "ok",
     relative_to: str | None = None,
     published: bool = False,
+    wide: bool = False,
     p99: bool = False,
 ) -> pd.DataFrame:
     """A table of results, one row a subject, format, device, thread count and batch.
@@ -43,6 +45,7 @@ def build_table(
         relative_to: a format, or the name of a model or block; adds how many times as fast each
             row is as that one, all else being equal.
         published: add the papers' latencies and throughputs, in rows and columns of their own.
+        wide: a row a model, and columns by device and format (:mod:`edgevit.report.wide`).
         p99: show the 99th percentile.
 
     Returns:
@@ -66,13 +69,14 @@ def build_table(
     if published:
         rows = _with_published(rows, shown, relative_to)
         provenance += published_provenance(rows)
-    return _frame(
+    frame = _frame(
         rows,
         provenance=provenance,
         notes=notes,
         columns=_columns(rows, relative_to, published, p99),
         relative_to=relative_to,
     )
+    return widen(frame) if wide else frame
 
 
 def newest(results: Iterable[Result]) -> tuple[list[Result], int]:
