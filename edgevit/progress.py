@@ -19,5 +19,8 @@ class Progress:
     def advance(self, name: str, done: float, total: float, detail: str = "") -> None:
         """Work of known length has come to ``done`` of ``total``; ``detail``: its present step."""
 
+    def over(self, name: str) -> None:
+        """Nothing more will be said of the work of that name."""
+
     def note(self, message: str) -> None:
         """Something the user should know."""

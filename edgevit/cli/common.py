@@ -107,6 +107,12 @@ class CliProgress(Progress):
             self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)
         self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
 
+    def over(self, name: str) -> None:
+        """Take one bar off the terminal."""
+        with self._lock:
+            if name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(name))
+
     def note(self, message: str) -> None:
         """A line of its own."""
         if not self.quiet:

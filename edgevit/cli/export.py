@@ -1,7 +1,8 @@
-"""``edgevit export``: a model to a bundle of checked files."""
+"""``edgevit export``: a model, or several, each to a bundle of checked files."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from edgevit.cli.common import (
     CliProgress,
+    error_console,
     out_console,
     parse_ints,
     parse_options,
@@ -19,15 +21,22 @@ from edgevit.cli.common import (
 from edgevit.errors import OptionError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgevit.bundle import Bundle
+    from edgevit.verbs.export_many import Exported
 
 #: Shortcuts for options of a format: the flag goes to every chosen format that has the option.
 FLAGS = ("opset", "ir_version", "simplify", "target", "precision", "layout")
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(help="A name from `edgevit models`, or package.module:factory.")
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Names from `edgevit models`, also with wildcards, or package.module:factory.",
+        ),
     ],
     formats: Annotated[
         list[str] | None,
@@ -95,10 +104,14 @@ def export(
         list[str] | None,
         typer.Option("--option", "-O", help="Any option of a format: onnx.opset=15."),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", help="Of several models, how many at a time.")
+    ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest on stdout.")] = False,
 ) -> None:
-    """Export a model to ONNX, Core ML, TFLite or PyTorch, and check every file."""
+    """Export models to ONNX, Core ML, TFLite or PyTorch, and check every file."""
     from edgevit.verbs.export import export as run
+    from edgevit.verbs.export_many import export_many, is_pattern
 
     chosen = _formats(formats, device)
     given = {
@@ -117,26 +130,31 @@ def export(
         "input_shape": parse_ints("--input-shape", input_shape) if input_shape else None,
         "model_options": parse_options("--set", model_option),
     }
+    asked: dict[str, Any] = {
+        "formats": chosen,
+        "device": device,
+        "output": output,
+        "activation": activation,
+        "fold_batchnorm": fold_bn,
+        "passes": _passes(passes),
+        "dynamic_batch": dynamic_batch,
+        "verify": verify,
+        "image": image,
+        "name": name,
+        "options": format_options(chosen, given, option),
+        "batch": batch,
+        "seed": seed,
+        **source,
+    }
+    several = len(models) > 1 or is_pattern(models[0])
     with CliProgress(quiet=as_json) as progress:
-        bundle = run(
-            model,
-            formats=chosen,
-            device=device,
-            output=output,
-            activation=activation,
-            fold_batchnorm=fold_bn,
-            passes=_passes(passes),
-            dynamic_batch=dynamic_batch,
-            verify=verify,
-            image=image,
-            name=name,
-            options=format_options(chosen, given, option),
-            batch=batch,
-            seed=seed,
-            progress=progress,
-            **source,
-        )
-    if as_json:
+        if several:
+            outcomes = export_many(models, jobs=jobs, progress=progress, **asked)
+        else:
+            bundle = run(models[0], progress=progress, **asked)
+    if several:
+        print_many(outcomes, output, as_json=as_json)
+    elif as_json:
         print_json({"path": str(bundle.path), **bundle.manifest})
     else:
         print_bundle(bundle)
@@ -216,6 +234,48 @@ def print_bundle(bundle: Bundle) -> None:
             markup=False,
         )
         del name
+
+
+def print_many(outcomes: list[Exported], output: Path, *, as_json: bool) -> None:
+    """A line a file, a line a failure; exits with what went wrong, if anything did."""
+    from edgevit.verbs.export_many import exit_code
+
+    code = exit_code(outcomes)
+    if as_json:
+        print_json({"output": str(output), "models": [o.to_json() for o in outcomes]})
+    else:
+        out_console().print(many_table(outcomes))
+        for outcome in outcomes:
+            if outcome.error is not None and outcome.error.hint:
+                text = f"{outcome.model}: {outcome.error.hint}"
+                error_console().print(f"  hint: {text}", highlight=False, markup=False)
+    if code:
+        sys.exit(code)
+
+
+def many_table(outcomes: list[Exported]) -> Table:
+    """Models, files, sizes, how they were checked, seconds."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("file", no_wrap=True)
+    for title in ("MiB", "s"):
+        table.add_column(title, justify="right")
+    table.add_column("verification", overflow="fold")
+    for outcome in outcomes:
+        seconds = f"{outcome.seconds:.1f}"
+        if outcome.manifest is None:
+            said = outcome.error.message if outcome.error else ""
+            table.add_row(outcome.model, "-", "-", seconds, Text(f"failed: {said}", style="red"))
+            continue
+        for entry in outcome.manifest["artifacts"].values():
+            size = outcome.manifest["files"][entry["file"]]["bytes"] / 2**20
+            words = Text(verification_text(entry["verification"]))
+            table.add_row(outcome.model, entry["file"], f"{size:.1f}", seconds, words)
+            seconds = ""
+    return table
 
 
 def verification_text(verification: dict[str, Any]) -> str:
