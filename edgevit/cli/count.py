@@ -23,13 +23,22 @@ def count(
     ] = Path("instructions"),
     image_size: Annotated[int | None, typer.Option(help="Pixels; small ones count fast.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Size of the head.")] = None,
+    counter: Annotated[
+        str | None,
+        typer.Option(help="callgrind, or qemu for arm64; callgrind without --sysroot."),
+    ] = None,
+    sysroot: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an arm64 system for qemu, with Python and the runtime."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and inputs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="The results on stdout.")] = False,
 ) -> None:
-    """Count the instructions of one inference, by valgrind, on one thread of this machine.
+    """Count the instructions of one inference, by valgrind here or by qemu for arm64, one thread.
 
     A gate for machines whose times are noise: `edgevit compare --metric instructions`. It is a
-    cost, not a latency. It takes about a minute a model. Exit code 3: there is no valgrind here.
+    cost, not a latency. It takes about a minute a model. Exit code 3: the counter is not
+    here.
     """
     from edgevit.verbs.count import count as run
 
@@ -40,6 +49,8 @@ def count(
             output=output,
             image_size=image_size,
             num_classes=num_classes,
+            counter=counter,
+            sysroot=sysroot,
             seed=seed,
             progress=progress,
         )

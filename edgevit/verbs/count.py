@@ -1,9 +1,10 @@
 """Count: instructions of one inference, a cost that other work on the machine does not change.
 
-Valgrind's callgrind counts what the agent executes. The agent runs twice, with n and with 2n timed
-inferences and else alike; the difference over n is what one inference executes, without the start
-of interpreter and runtime. That is a cost for regression gates, not a latency: it knows no caches,
-and valgrind offers the runtime no AVX-512, so kernels may be others than natively.
+A counter (:mod:`edgevit.verbs.counters`: valgrind's callgrind, or qemu for an arm64 processor)
+counts what the agent executes. The agent runs twice, with n and with 2n timed inferences and else
+alike; the difference over n is what one inference executes, without the start of interpreter and
+runtime. That is a cost for regression gates, not a latency: it knows no caches, and valgrind offers
+the runtime no AVX-512, so kernels may be others than natively.
 
 Counts of one machine differ a little, by addresses and hashes; of two machines by much more, since
 runtimes choose kernels by CPU. So a result names its method with architecture and CPU.
@@ -11,11 +12,8 @@ runtimes choose kernels by CPU. So a result names its method with architecture a
 
 from __future__ import annotations
 
-import platform
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,23 +23,21 @@ from pathlib import Path
 from devices.base import Event, Job, Schedule
 from devices.local import LocalDevice
 from edgevit.bundle import Bundle
-from edgevit.errors import UnavailableError
 from edgevit.measure import events as reading
 from edgevit.measure.record import Device as DeviceRecord
 from edgevit.measure.record import Instructions
 from edgevit.measure.results import Result, current_context
 from edgevit.progress import Progress
+from edgevit.verbs.counters import Counter, find_counter
 from edgevit.verbs.subjects import BenchSubject, Entry, entries_of, make_bundle
 
-__all__ = ["TOLERANCE", "count"]
+__all__ = ["count", "tolerance"]
 
-#: Share by which two counts of one file may differ. The start of the agent, which is subtracted,
-#: was seen to differ by 1.5 million instructions between runs; over RUNS inferences of 4.2 million
-#: (EfficientViT-M0 at 64 pixels) that is 0.4 %.
-TOLERANCE = 0.005
+#: Least share by which two counts of one file may differ.
+LEAST = 0.001
 #: Inferences of the shorter run: as many as make little of what the start differs by.
 RUNS = 100
-#: Seconds that a program under valgrind may be silent.
+#: Seconds that a program may be silent while it is counted.
 SILENCE_S = 1800.0
 
 
@@ -53,6 +49,8 @@ def count(
     image_size: int | None = None,
     num_classes: int | None = None,
     runs: int = RUNS,
+    counter: str | None = None,
+    sysroot: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Result]:
@@ -66,6 +64,8 @@ def count(
         image_size: pixels, of models that have to be exported.
         num_classes: size of their head.
         runs: inferences of the shorter of the two runs.
+        counter: ``"callgrind"`` or ``"qemu"``; the former without, the latter with a ``sysroot``.
+        sysroot: folder of an arm64 system for qemu, with Python, numpy and the runtime.
         seed: of weights and inputs.
         progress: told how far it is.
 
@@ -73,32 +73,48 @@ def count(
         One result a subject and format: checked, with ``instructions``, without samples.
 
     Raises:
-        UnavailableError: valgrind is not installed here.
+        UnavailableError: the counter is not installed here.
+        OptionError: the sysroot is none, or not the counter's.
         DeviceError: the agent did not come through.
     """
-    method = _method()
-    bar, device = progress or Progress(), LocalDevice()
+    place = Path(sysroot) if sysroot is not None else None
+    chosen = find_counter(counter, place)
+    method, bar = chosen.method, progress or Progress()
     options = {"image_size": image_size, "num_classes": num_classes}
     results = []
     for subject in subjects:
         bundle = make_bundle(subject, formats, batch=1, seed=seed, progress=bar, options=options)
-        for entry in _entries(bundle, device, formats, bar):
+        for entry in _entries(bundle, chosen, formats, bar):
             with bar.stage(f"count {entry.id}"):
-                result = _counted(entry, runs, seed, method)
+                result = _counted(entry, runs, seed, chosen, method)
             results.append(result)
             if output is not None:
                 result.write(output)
     return results
 
 
+def tolerance(per_inference: int, runs: int, varies: int) -> float:
+    """The share by which two counts of one file may differ.
+
+    What runs alike differ by hangs on start and end, not on the file: it is much of a small block
+    and little of a model.
+
+    Args:
+        per_inference: what was counted.
+        runs: inferences of the shorter run.
+        varies: instructions by which two runs that are alike differ.
+    """
+    return max(LEAST, varies / (runs * max(1, per_inference)))
+
+
 def _entries(
-    bundle: Bundle, device: LocalDevice, formats: Sequence[str], progress: Progress
+    bundle: Bundle, counter: Counter, formats: Sequence[str], progress: Progress
 ) -> list[Entry]:
     return entries_of(
         bundle,
-        device.profile,
+        counter.profile,
         formats,
-        device=device.name,
+        device=counter.device,
         batch=1,
         options={},
         runtime=None,
@@ -106,30 +122,14 @@ def _entries(
     )
 
 
-def _method() -> str:
-    """What counts, with its version and on which CPU.
-
-    Raises:
-        UnavailableError: it is not there.
-    """
-    program = shutil.which("valgrind")
-    if program is None:
-        raise UnavailableError(
-            "instructions are counted by valgrind, which is not installed here",
-            hint="sudo apt-get install valgrind; there is none for macOS on Apple silicon",
-        )
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    return f"callgrind, {told.stdout.strip()}, {platform.machine()}"
-
-
-def _counted(entry: Entry, runs: int, seed: int, method: str) -> Result:
+def _counted(entry: Entry, runs: int, seed: int, counter: Counter, method: str) -> Result:
     """The result of two runs of the agent."""
-    record = DeviceRecord("local", LocalDevice().profile.name)
+    record = DeviceRecord(counter.device, counter.profile.name, counter.emulated)
     context = current_context(record, command=shlex.join(["edgevit", *sys.argv[1:]]), seed=seed)
     counts: list[int | None] = []
     events: list[Event] = []
     for times in (runs, 2 * runs):
-        total, events = _run(entry, times, seed)
+        total, events = _run(entry, times, seed, counter)
         counts.append(total)
         if _broken(events):
             break
@@ -138,14 +138,15 @@ def _counted(entry: Entry, runs: int, seed: int, method: str) -> Result:
         context, {entry.id: entry.record}, schedule.to_json(), {entry.id: entry.tolerance}
     )
     (result,) = reading.result_from_events(events, job)
-    # Times under valgrind are nobody's.
+    # Times of a program that is counted are nobody's.
     bare = replace(result, samples_ns=(), load_ms=None, first_ms=None, warmup=None)
     if result.status in ("mismatch", "failed"):
         return bare
     if len(counts) < 2 or None in counts:
-        return replace(bare, status="failed", reason="valgrind told no count")
+        return replace(bare, status="failed", reason=f"{method}: no count was told")
     first, second = (int(total or 0) for total in counts)
-    told = Instructions(round((second - first) / runs), TOLERANCE, method)
+    each = max(0, round((second - first) / runs))
+    told = Instructions(each, tolerance(each, runs, counter.varies), method)
     return replace(bare, status="ok", reason=None, instructions=told)
 
 
@@ -162,12 +163,12 @@ def _schedule(runs: int, seed: int) -> Schedule:
     )
 
 
-def _run(entry: Entry, runs: int, seed: int) -> tuple[int | None, list[Event]]:
+def _run(entry: Entry, runs: int, seed: int, counter: Counter) -> tuple[int | None, list[Event]]:
     """How many instructions an agent of so many inferences executes, and what it told."""
     with tempfile.TemporaryDirectory(prefix="edgevit-count-") as folder:
         place = Path(folder)
         # Hashes decide the order of sets, and so what is executed.
-        device = LocalDevice(python=_interpreter(place), environment={"PYTHONHASHSEED": "0"})
+        device = LocalDevice(python=counter.interpreter(place), environment={"PYTHONHASHSEED": "0"})
         with device.open() as session:
             pushed = session.push(entry.bundle.path, entry.files)
             job = Job("time", (entry.on_device(pushed),), 1, _schedule(runs, seed))
@@ -175,18 +176,6 @@ def _run(entry: Entry, runs: int, seed: int) -> tuple[int | None, list[Event]]:
         totals = [_total(log) for log in place.glob("log.*")]
     found = [total for total in totals if total is not None]
     return max(found, default=None), events
-
-
-def _interpreter(folder: Path) -> Path:
-    """A program that is this Python under callgrind."""
-    script = folder / "python"
-    command = [
-        "valgrind", "--tool=callgrind", f"--log-file={folder}/log.%p",
-        f"--callgrind-out-file={folder}/out.%p", sys.executable,
-    ]  # fmt: skip
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
-    script.chmod(0o755)
-    return script
 
 
 def _total(log: Path) -> int | None:

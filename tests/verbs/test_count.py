@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ import pytest
 import edgevit
 from devices.base import Event
 from edgevit.bundle import Bundle
-from edgevit.errors import UnavailableError
+from edgevit.errors import OptionError, UnavailableError, UnknownNameError
 from edgevit.measure.results import Result, read_results
 from edgevit.verbs import count as verb
-from edgevit.verbs.count import TOLERANCE, count
+from edgevit.verbs.count import count, tolerance
+from edgevit.verbs.counters import Callgrind, Qemu
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,8 @@ def counting(
     monkeypatch: pytest.MonkeyPatch, totals: dict[int, int | None], events: list[Event]
 ) -> None:
     """Totals by runs in place of valgrind's."""
-    monkeypatch.setattr(verb, "_method", lambda: "callgrind, made up")
-    monkeypatch.setattr(verb, "_run", lambda entry, runs, seed: (totals[runs], events))
+    monkeypatch.setattr(Callgrind, "method", "callgrind, made up")
+    monkeypatch.setattr(verb, "_run", lambda entry, runs, *_: (totals[runs], events))
 
 
 def test_one_inference_is_the_difference_of_the_runs(
@@ -63,6 +66,73 @@ def test_without_valgrind_it_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyP
     assert "apt-get install valgrind" in str(caught.value.hint)
 
 
+def test_what_starts_differ_by_is_much_of_little() -> None:
+    assert tolerance(4_000_000, 100, 4_000_000) == pytest.approx(0.01)
+    assert tolerance(40_000_000, 100, 4_000_000) == pytest.approx(0.001)
+    assert tolerance(400_000_000, 100, 4_000_000) == pytest.approx(0.001)
+    assert tolerance(0, 100, 4_000_000) > 1  # nothing was counted: it shows nothing
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"counter": "perf"}, UnknownNameError, "perf"),
+        ({"counter": "callgrind", "sysroot": "."}, OptionError, "--sysroot"),
+        ({"sysroot": "."}, OptionError, "usr/bin/python3"),
+        ({"sysroot": "nowhere"}, OptionError, "nowhere"),
+    ],
+)
+def test_wrong_counters_and_systems_are_refused(
+    bundle: Bundle, options: dict[str, str], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        count([bundle], output=None, **options)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of machines that are not arm64")
+def test_qemu_needs_an_arm64_python(bundle: Bundle) -> None:
+    with pytest.raises(UnavailableError, match="x86_64") as caught:
+        count([bundle], output=None, counter="qemu")
+    assert "--sysroot" in str(caught.value.hint)
+
+
+def arm64_system(folder: Path) -> Path:
+    (folder / "usr" / "bin").mkdir(parents=True)
+    (folder / "usr" / "bin" / "python3").write_text("")
+    return folder
+
+
+def test_without_qemu_or_a_compiler_it_says_so(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = Qemu(arm64_system(tmp_path / "system"))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UnavailableError, match="qemu's user-mode") as caught:
+        count([bundle], output=None, sysroot=tmp_path / "system")
+    assert "qemu-user" in str(caught.value.hint)
+    monkeypatch.setattr(Qemu, "_version", lambda _: "7.2")
+    with pytest.raises(UnavailableError, match="no compiler"):
+        counter.interpreter(tmp_path)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("qemu-aarch64") and shutil.which("cc")), reason="no qemu-user or compiler"
+)
+def test_qemu_sees_one_processor_and_the_systems_folders(tmp_path: Path) -> None:
+    system = arm64_system(tmp_path / "system")
+    for name in ("lib", "sys", "proc"):
+        (system / name).mkdir()
+    made = tmp_path / "made"
+    made.mkdir()
+    words = shlex.split(Qemu(system).interpreter(made).read_text().splitlines()[1])
+    assert words[-2:] == [str(system / "usr/bin/python3"), "$@"]
+    seen = Path(words[words.index("-L") + 1])
+    assert (seen / "sys/devices/system/cpu/possible").read_text() == "0\n"
+    assert "0xd08" in (seen / "proc/cpuinfo").read_text()
+    assert (seen / "lib").resolve() == system / "lib"
+    assert Path(words[words.index("-plugin") + 1]).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_a_bigger_block_executes_more(tmp_path: Path) -> None:
@@ -78,4 +148,5 @@ def test_a_bigger_block_executes_more(tmp_path: Path) -> None:
     assert large.instructions is not None
     # Each token costs: twice as many, nearly twice the work.
     assert 1.4 < large.instructions.per_inference / small.instructions.per_inference < 2.5
-    assert small.instructions.tolerance == TOLERANCE
+    each = small.instructions.per_inference
+    assert small.instructions.tolerance == tolerance(each, 100, Callgrind().varies)
