@@ -1,7 +1,7 @@
 """The workflow that measures on hosted runners and boards, and keeps a page's tables true.
 
     measure (one job a machine)   export, verify, bench, upload the results
-    count (Linux)                 instructions of a small set, which no other work disturbs
+    count (Linux, each processor) instructions of a small set, which no other work disturbs
     tables                        join them, write the tables, compare with the last ones, comment
 
 No step has an expression in its shell: values come by ``env``, so that each can be run as it
@@ -160,8 +160,17 @@ jobs:
           if-no-files-found: ignore
 
   count:
-    runs-on: ubuntu-24.04
+    name: count on ${{ matrix.name }}
+    runs-on: ${{ matrix.runner }}
     timeout-minutes: 60
+    strategy:
+      fail-fast: false
+      matrix:
+        include:
+          - {name: linux-x64, runner: "ubuntu-24.04"}
+          - {name: linux-arm64, runner: "ubuntu-24.04-arm"}
+    env:
+      NAME: ${{ matrix.name }}
     defaults:
       run:
         shell: bash
@@ -177,10 +186,12 @@ jobs:
           set -f
           python -m pip install $INSTALL
       - name: Count
-        run: edgevit count $MODELS --image-size 64 --num-classes 10 --output counts/instructions
+        run: |
+          edgevit count $MODELS --image-size 64 --num-classes 10 \\
+            --output "counts/instructions-$NAME"
       - uses: actions/upload-artifact@v4
         with:
-          name: counts
+          name: counts-${{ matrix.name }}
           path: counts/
 
   tables:
@@ -226,7 +237,7 @@ jobs:
           fi
       - name: Tables
         run: |
-          folders=$(find now -mindepth 1 -maxdepth 1 -type d ! -name instructions | sort)
+          folders=$(find now -mindepth 1 -maxdepth 1 -type d ! -name 'instructions-*' | sort)
           edgevit ci tables "$PAGE" $folders
       - name: Compare
         run: edgevit ci comment last now --fail-over "$FAIL_OVER" --output comment.md

@@ -18,6 +18,7 @@ from edgevit.ci.tables import differences, section, with_tables
 from edgevit.ci.workflow import Plan, workflow
 from edgevit.errors import OptionError, UsageError
 from edgevit.measure import Instructions, Result
+from edgevit.measure.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ROOT / ".github" / "workflows" / "latency.yml"
@@ -165,34 +166,121 @@ def test_the_command_writes_and_checks_a_page(tmp_path: Path) -> None:
     assert edgevit(tmp_path, "ci", "tables", "page.md", "board", "--check") == 1
 
 
+def run_steps(job: str, folder: Path, environment: dict[str, str], *names: str) -> None:
+    """The shell steps of a job as they stand; ``names`` are all that it has."""
+    data = yaml.safe_load(OWN.read_text())
+    steps = [step for step in data["jobs"][job]["steps"] if "run" in step]
+    assert tuple(s["name"] for s in steps) == names
+    path = os.pathsep.join([str(folder / "shims"), str(Path(sys.executable).parent)])
+    told = {**os.environ, **data["env"], **environment}
+    told["PATH"] = f"{path}{os.pathsep}{os.environ['PATH']}"
+    for step in steps:
+        assert "${{" not in step["run"]
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+        done = subprocess.run(
+            command, cwd=folder, env=told, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (step["name"], done.stdout, done.stderr)
+
+
+def installable(folder: Path) -> dict[str, str]:
+    """A copy of what is installed, and what lets pip install it beside this environment."""
+    for name in ("pyproject.toml", "README.md", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("edgevit", "exporters", "devices", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    into = str(folder / "installed")
+    return {"PIP_PREFIX": into, "PIP_IGNORE_INSTALLED": "1", "PIP_NO_DEPS": "1"}
+
+
+def shim(folder: Path, name: str, script: str) -> None:
+    """A program of that name in the steps' path."""
+    place = folder / "shims" / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(f"#!/bin/bash\nset -e\n{script}\n")
+    place.chmod(0o755)
+
+
 @pytest.mark.slow
 def test_every_step_of_the_linux_job_runs_as_it_stands(tmp_path: Path) -> None:
-    data = yaml.safe_load(OWN.read_text())
-    job = data["jobs"]["measure"]
+    job = yaml.safe_load(OWN.read_text())["jobs"]["measure"]
     (machine,) = [m for m in job["strategy"]["matrix"]["include"] if m["name"] == "linux-x64"]
-    steps = [step for step in job["steps"] if "run" in step]
-    assert [s["name"] for s in steps] == ["Install", "Export", "Verify", "Bench", "Table"]
-    environment = os.environ | data["env"] | {
+    environment = installable(tmp_path) | {
         "NAME": machine["name"],
         "FORMATS": machine["formats"],
         "MODELS": "efficientvit_m0",
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        # Installs beside this environment, which has what it needs.
-        "PIP_PREFIX": str(tmp_path / "installed"),
-        "PIP_IGNORE_INSTALLED": "1",
-        "PIP_NO_DEPS": "1",
-    }  # fmt: skip
-    for name in ("pyproject.toml", "README.md", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("edgevit", "exporters", "devices", "profiles"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    for step in steps:
-        assert "${{" not in step["run"]
-        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
-        told = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert told.returncode == 0, (step["name"], told.stdout, told.stderr)
+    }
+    run_steps("measure", tmp_path, environment, "Install", "Export", "Verify", "Bench", "Table")
     assert list((tmp_path / "results" / "linux-x64").glob("*.json"))
     assert "efficientvit_m0" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_every_step_of_the_count_job_runs_as_it_stands(tmp_path: Path) -> None:
+    # The packages are here already; a system is not installed into by its tests.
+    shim(tmp_path, "sudo", 'echo "$@" >> asked')
+    environment = installable(tmp_path) | {"NAME": "linux-x64", "MODELS": "efficientvit_m0"}
+    run_steps("count", tmp_path, environment, "Install", "Count")
+    assert "valgrind" in (tmp_path / "asked").read_text()
+    (result,) = read_results(tmp_path / "counts" / "instructions-linux-x64")
+    assert result.instructions is not None
+    assert result.instructions.tolerance < 0.02  # the workflow's own limit means something
+
+
+#: GitHub's program, as far as the workflow uses it: the last run's results lie in ``earlier``.
+GH = """\
+case "$1 $2" in
+  "run list") echo 7 ;;
+  "run download") [ "$3 $4 $5" = "7 --dir fetched" ]; cp -r earlier fetched ;;
+  "pr comment") [ "$3 $4" = "12 --body-file" ]; cp "$5" posted.md ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+def git(folder: Path, *words: str) -> str:
+    named = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    command = ["git", *named, *words]
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.mark.slow
+def test_every_step_of_the_tables_job_runs_as_it_stands(tmp_path: Path) -> None:
+    work, hub = tmp_path / "work", tmp_path / "hub.git"
+    work.mkdir()
+    shim(work, "gh", GH)
+    folder(work / "now", "linux-x64", make_result(ms=20.0))
+    folder(work / "now", "instructions-linux-x64", counted(101.0))
+    folder(work / "earlier" / "results-linux-x64", "linux-x64", make_result(ms=10.0))
+    folder(work / "earlier" / "counts-linux-x64", "instructions-linux-x64", counted(100.0))
+    (work / "docs").mkdir()
+    (work / "docs" / "latency.md").write_text("# Latency\n")
+    git(tmp_path, "init", "--bare", "-q", str(hub))
+    git(work, "init", "-q")
+    git(work, "add", "docs")
+    git(work, "commit", "-q", "-m", "Start")
+    git(work, "remote", "add", "origin", str(hub))
+    git(work, "push", "-q", "-u", "origin", "main")
+    environment = installable(work) | {
+        "GH_TOKEN": "x", "GH_REPO": "a/b", "BRANCH": "main", "PULL_REQUEST": "12",
+    }  # fmt: skip
+    run_steps(
+        "tables", work, environment,
+        "Install", "Last results", "Tables", "Compare", "Comment", "Keep the page",
+    )  # fmt: skip
+    written = (work / "docs" / "latency.md").read_text()
+    assert "<!-- edgevit:linux-x64 -->" in written
+    assert "instructions" not in written
+    posted = (work / "posted.md").read_text()
+    assert "### linux-x64" in posted
+    assert "slower" in posted
+    assert "### instructions-linux-x64" in posted
+    assert git(hub, "show", "main:docs/latency.md") == written.strip()
+    # More instructions than the limit fail the job, and the comment is there all the same.
+    folder(work / "now", "instructions-linux-x64", counted(110.0))
+    step = "edgevit ci comment last now --fail-over 2% --output comment.md"
+    assert edgevit(work, *shlex.split(step)[1:]) == 1
