@@ -6,7 +6,7 @@
 Of each model and runtime: how much longer the profiled inference is than the plain one, and the sum
 of operators over the plain one, all in turns; the share of softmax and GELU. Of ONNX files also the
 sum of what the blocks take, each left out in the same rounds as the whole, and beside it the sum of
-their operators, both over the whole. Below 100 % is no fault: stem and head are no blocks.
+their operators, each over its whole. Below 100 % is no fault: stem and head are no blocks.
 LiteRT lets no profiler in, and TFLite files take minutes to write, so it is asked for by --format.
 """
 
@@ -73,12 +73,13 @@ def _cells(profile: Profile) -> list[str]:
 
     plain, cost = profile.plain_ms, overhead(profile)
     left = [block for block in profile.blocks if block.takes_ms is not None]
-    charged = {share.name: share.ms for share in shares(profile, "block")}
+    charged = {share.name: share.share for share in shares(profile, "block")}
     taken = _over(
         sum(block.takes_ms or 0.0 for block in left),
         sum(block.whole_ms or 0.0 for block in left) / len(left) if left else None,
     )
-    own = _over(sum(charged.get(block.block, 0.0) for block in left), plain if left else None)
+    # Of all operators, not of the plain inference: medians of small ones hide what interrupts them.
+    own = _over(sum(charged.get(block.block, 0.0) for block in left), 1.0 if left else None)
     exp, parts = exp_shares(profile), bounds(profile)
     return [
         "" if plain is None else f"{plain:.4g}",

@@ -31,7 +31,7 @@ def count(
         Path | None,
         typer.Option(help="Folder of an arm64 system for qemu, with Python and the runtime."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and inputs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="The results on stdout.")] = False,
 ) -> None:
     """Count the instructions of one inference, by valgrind here or by qemu for arm64, one thread.

@@ -36,11 +36,11 @@ def profile(
     peak: Annotated[
         bool, typer.Option("--peak/--no-peak", help="The machine's own peaks, measured once.")
     ] = True,
-    top: Annotated[int, typer.Option(help="So many rows; 0 for all.")] = 30,
+    top: Annotated[int, typer.Option(min=0, help="So many rows; 0 for all.")] = 30,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the profile.")] = Path(
         "results"
     ),
-    seed: Annotated[int, typer.Option(help="Of random weights and inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random weights and inputs.")] = 0,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224 or 800x1280.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights file, or owner/name on the hub.")

@@ -36,7 +36,7 @@ def reproduce(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path(
         "results"
     ),
-    seed: Annotated[int, typer.Option(help="Of weights, inputs and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, inputs and the order.")] = 0,
     shown: Annotated[str, typer.Option("--as", help="text, md or json.")] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Short for --as json.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the protocols.")] = False,

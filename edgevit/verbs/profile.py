@@ -88,6 +88,8 @@ def profile(
     """
     if ablate not in (None, "block"):
         raise OptionError("--ablate", expected="block", got=ablate)
+    if threads is not None and threads < 1:
+        raise OptionError("--threads", expected="at least 1", got=threads)
     bar = progress or Progress()
     found = find_device(device) if isinstance(device, str) else device
     _check_format(format, found)

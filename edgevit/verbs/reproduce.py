@@ -13,6 +13,7 @@ from typing import Any
 
 from devices.base import Device, Schedule
 from devices.resolve import find_device
+from edgevit.errors import OptionError, UnknownNameError, UsageError
 from edgevit.measure.results import Result
 from edgevit.progress import Progress
 from edgevit.report.protocols import Protocol, find_protocol
@@ -63,11 +64,16 @@ def reproduce(
     Raises:
         UnknownNameError: there is no such protocol.
         UsageError: the device does not run the format.
+        OptionError: batch, threads or runs are below 1.
         DeviceError: the device cannot be reached.
     """
     asked = find_protocol(protocol) if isinstance(protocol, str) else protocol
     one = find_device(device) if isinstance(device, str) else device
     wanted = list(formats) or [default_format(one.profile)]
+    for option, number in (("batch", batch), ("threads", threads), ("runs", runs)):
+        if number is not None and number < 1:
+            raise OptionError(option, expected="at least 1", got=number)
+    _check_formats(wanted, one)
     size = batch if batch is not None else 1 if quick else asked.batch
     # The size column is of one image.
     sizes = [size, 1] if asked.memory and size != 1 else [size]
@@ -94,6 +100,20 @@ def reproduce(
         build_reproduction(asked, [r for r in results if r.subject.format == name], told)
         for name in wanted
     ]
+
+
+def _check_formats(wanted: Sequence[str], device: Device) -> None:
+    """Before minutes are spent on files: a table is of one device, which runs each format."""
+    from exporters.base import exporters
+
+    for name in wanted:
+        if name not in exporters.names():
+            raise UnknownNameError("format", name, exporters.names(), listing="edgevit doctor")
+        if name not in device.profile.formats:
+            raise UsageError(
+                f"{device.name} does not run {name}",
+                hint=f"it runs {', '.join(device.profile.formats)}",
+            )
 
 
 def _subjects(protocol: Protocol) -> list[BenchSubject]:

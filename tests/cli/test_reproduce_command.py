@@ -52,3 +52,28 @@ def test_the_list_and_wrong_names(edgevit: Any) -> None:
     assert (unknown.code, unknown.out) == (2, "")
     assert "elevit-table1" in unknown.err
     assert edgevit("reproduce", "small", "--as", "pdf").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "batch: expected at least 1, got 0"),
+        (["--threads", "0"], "threads: expected at least 1, got 0"),
+        (["--runs", "-3"], "runs: expected at least 1, got -3"),
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--format", "onxn"], "did you mean onnx"),
+        (["--format", "coreml"], "does not run coreml"),
+        (["--device", "nowhere"], "unknown device"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_exported(
+    edgevit: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(verb, "bench", lambda *_, **__: pytest.fail("it was measured"))
+    told = edgevit("reproduce", "small", *arguments, "-o", str(tmp_path))
+    assert (told.code, told.out) == (2, "")
+    assert message in told.err
