@@ -27,6 +27,7 @@ COMMANDS = {
     "profile": "Show where the time of a model goes: by operator, block, module, stage.",
     "table": "Show results as a table, with where every number comes from.",
     "compare": "Tell what got faster or slower between two sets of results.",
+    "tune": "Find the format, rewrites and settings that are fastest on a device.",
     "count": "Count the instructions of one inference, which no other work disturbs.",
     "reproduce": "Measure a paper's table by its protocol, beside what the paper printed.",
     "report": "Write results as one page of HTML, with plots, that works offline.",

@@ -50,6 +50,9 @@ def export(
         str | None,
         typer.Option("--for", help="A device or host: files that it can load (opset, IR)."),
     ] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="With --for: as `edgevit tune` found for that device.")
+    ] = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder that the bundle's folder is made in.")
     ] = Path("exports"),
@@ -113,7 +116,7 @@ def export(
     from edgevit.verbs.export import export as run
     from edgevit.verbs.export_many import export_many, is_pattern
 
-    chosen = _formats(formats, device)
+    chosen = split_list(formats) if tuned else _formats(formats, device)
     given = {
         "opset": opset,
         "ir_version": ir_version,
@@ -147,11 +150,13 @@ def export(
         **source,
     }
     several = len(models) > 1 or is_pattern(models[0])
+    if tuned and several:
+        raise OptionError("--tuned", expected="one model at a time", got=" ".join(models))
     with CliProgress(quiet=as_json) as progress:
         if several:
             outcomes = export_many(models, jobs=jobs, progress=progress, **asked)
         else:
-            bundle = run(models[0], progress=progress, **asked)
+            bundle = run(models[0], progress=progress, tuned=tuned, **asked)
     if several:
         print_many(outcomes, output, as_json=as_json)
     elif as_json:

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from edgevit.passes import PassReport
     from edgevit.tensorspec import TensorSpec
 
-__all__ = ["export", "export_source"]
+__all__ = ["Graphs", "export", "export_source", "rewritten_graph"]
 
 #: Noise samples that verification runs, beside the picture.
 NOISE_SAMPLES = 2
@@ -77,6 +77,19 @@ PLAN_OPTIONS = (
     "activation", "fold_batchnorm", "passes", "dynamic_batch", "verify", "image", "name", "options",
     "device",
 )  # fmt: skip
+
+
+@dataclass
+class Graphs:
+    """What several exports of one source and one activation have in common.
+
+    Args:
+        captured: the source's graph, once it is there.
+        rewritten: graphs by the passes that were asked for, with what the manifest says of each.
+    """
+
+    captured: Program | None = None
+    rewritten: dict[tuple[str, ...], tuple[Program, dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,7 @@ def export(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     batch: int = 1,
     seed: int = 0,
+    tuned: bool = False,
     progress: Progress | None = None,
     **source_options: Any,
 ) -> Bundle:
@@ -197,6 +211,7 @@ def export(
         options: options by format, ``{"onnx": {"opset": 15}}``.
         batch: first axis of the input.
         seed: of random weights and of the noise that verification runs.
+        tuned: take format, passes and options that ``edgevit tune`` found for the device.
         progress: told about stages.
         **source_options: for a name of the zoo ``num_classes``, ``image_size``, ``in_chans``,
             ``weights`` and ``options`` as ``model_options``; see
@@ -211,6 +226,11 @@ def export(
         UnavailableError: a package is missing, a converter gave up, or the disk refuses.
     """
     source, rest = make_source(model, batch=batch, seed=seed, **source_options)
+    if tuned:
+        told = formats or options or tuple(passes) != DEFAULT
+        winner = _tuned(source, device, told, progress or Progress())
+        formats, passes = [winner["format"]], tuple(winner["passes"])
+        options = {winner["format"]: winner["options"]}
     plan = make_plan(
         formats,
         activation=activation,
@@ -225,6 +245,32 @@ def export(
         **rest,
     )
     return export_source(source, plan, output, seed=seed, progress=progress)
+
+
+def _tuned(
+    source: Source, device: str | DeviceProfile | None, told: object, progress: Progress
+) -> dict[str, Any]:
+    """What tuning found for the device; the settings of its runtime are told.
+
+    Raises:
+        UsageError: no device is named, or something that tuning decides.
+        UnavailableError: it was never tuned there.
+    """
+    from edgevit.tuning.store import find_tuned
+
+    if device is None:
+        raise UsageError("what was tuned depends on the device", hint="name it: --for DEVICE")
+    if told:
+        raise UsageError("tuning decides about format, passes and options; name either")
+    profile = find_profile(device) if isinstance(device, str) else device
+    name = device if isinstance(device, str) else profile.name
+    winner: dict[str, Any] = find_tuned(source, list(dict.fromkeys([name, profile.name])))["winner"]
+    settings = ", ".join(f"{k}={v}" for k, v in winner["settings"].items())
+    progress.note(
+        f"tuned for {name}: {winner['label']}"
+        + (f"; its runtime has to be set up with {settings}" if settings else "")
+    )
+    return winner
 
 
 def make_source(
@@ -276,9 +322,10 @@ def export_source(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    graphs: Graphs | None = None,
 ) -> Bundle:
-    """Export a source as planned; see :func:`export`."""
-    run = _Export(source, plan, seed, progress or Progress())
+    """Export a source as planned; see :func:`export`. ``graphs`` are taken and kept, if given."""
+    run = _Export(source, plan, seed, progress or Progress(), graphs=graphs or Graphs())
     destination = Path(output) / (plan.name or bundle_name(source, plan))
     with write_bundle(destination) as folder:
         manifest = run.write(folder)
@@ -288,6 +335,14 @@ def export_source(
         files = {f.name: f for f in sorted(folder.iterdir()) if f.name != MANIFEST}
         write_manifest(folder, manifest, files)
     return Bundle.open(destination)
+
+
+def rewritten_graph(
+    source: Source, plan: Plan, graphs: Graphs, *, seed: int = 0, progress: Progress | None = None
+) -> tuple[Program, dict[str, Any]]:
+    """The checked graph that :func:`export_source` would write, and what its passes did."""
+    run = _Export(source, plan, seed, progress or Progress(), graphs=graphs)
+    return run.graph(run._samples()[0])
 
 
 def bundle_name(source: Source, plan: Plan) -> str:
@@ -330,6 +385,7 @@ class _Export:
     seed: int
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
+    graphs: Graphs = field(default_factory=Graphs)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -344,7 +400,7 @@ class _Export:
 
         device = self.plan.device
         samples, described = self._samples()
-        program, passes = self._program(samples)
+        program, passes = self.graph(samples)
         with self._stage("expected outputs"):
             want = _run_program(program, samples)
         sensitivity = self._sensitivity(program, want)
@@ -403,14 +459,25 @@ class _Export:
 
     # -- the graph ---------------------------------------------------------------------------------
 
+    def graph(self, samples: Sequence[Arrays]) -> tuple[Program, dict[str, Any]]:
+        """The rewritten program, made unless it is there."""
+        key = tuple(self.plan.rewrites())
+        if key not in self.graphs.rewritten:
+            self.graphs.rewritten[key] = self._program(samples)
+        return self.graphs.rewritten[key]
+
     def _program(self, samples: Sequence[Arrays]) -> tuple[Program, dict[str, Any]]:
         """The rewritten program, with what the passes did and how they were checked."""
         from edgevit.capture import capture
         from edgevit.passes import run_passes
 
         module = self.source.module
-        with self._stage("capture"):
-            program = capture(module, self.source.inputs, dynamic_batch=self.plan.dynamic_batch)
+        if self.graphs.captured is None:
+            with self._stage("capture"):
+                self.graphs.captured = capture(
+                    module, self.source.inputs, dynamic_batch=self.plan.dynamic_batch
+                )
+        program = self.graphs.captured
         eager = _run_module(module, samples)
         checks = [self._check_capture(eager, program, samples)]
         reports: list[PassReport] = []

@@ -1,0 +1,189 @@
+"""Tuning with real exports and real agents, on a block so small that it takes seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_kit import Board, Session, modes
+
+import edgevit.tuning.space as space
+import edgevit.verbs.tune as tuning
+from devices.base import Event, Job
+from edgevit.errors import DeviceError, OptionError, OutputError, UnavailableError, UnknownNameError
+from edgevit.source import BlockSpec
+from edgevit.verbs.export import export
+from edgevit.verbs.tune import parse_budget, tune
+
+BLOCK = BlockSpec("softmax", 64, 32, heads=2)
+BUDGET_S = 600.0  # on a busy machine everything takes long; races are cut below
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Short races; the user's own data folder is left alone."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(tuning._Tuning, "_race_s", lambda self, divisor: 2.0)
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *settings: Mapping[str, Any]) -> None:
+    """These settings of onnxruntime are the only variants."""
+    monkeypatch.setattr(space, "SETTINGS", {"onnxruntime": settings})
+    monkeypatch.setattr(space, "pass_sets", lambda: {"default": space.DEFAULT})
+
+
+def board(tmp_path: Path, **options: Any) -> Board:
+    return Board("board", tmp_path, **options)
+
+
+def by_label(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {c["label"]: c for c in report["candidates"]}
+
+
+class Slow:
+    """Makes what a setting marks slower by a factor, in the samples that the host sees."""
+
+    def __init__(self, factor: float, mark: str) -> None:
+        self.factor, self.mark = factor, mark
+
+    def __call__(self, session: Session, job: Job, event: Event) -> None:
+        if event["event"] == "samples" and self.mark in event["id"]:
+            event["ns"] = [round(ns * self.factor) for ns in event["ns"]]
+
+
+def test_a_big_difference_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, {"optimization": "basic"})
+    place = board(tmp_path, happens=Slow(3.0, "default 1t"))
+    found = tune(BLOCK, device=place, formats=["onnx"], budget_s=BUDGET_S, output=tmp_path / "out")
+    assert found.report["winner"]["settings"] == {"optimization": "basic"}
+    assert found.report["ended"] == "significant"
+    loser = by_label(found.report)["onnx default 1t"]
+    assert loser["status"] == "lost"
+    assert loser["against_winner"]["verdict"] == "slower"
+    assert loser["samples"]
+    assert json.loads(found.file.read_text())["winner"] == found.report["winner"]
+    assert (found.bundle.path / "model.onnx").is_file()
+    assert not (tmp_path / "out" / ".tune").exists()
+
+    monkeypatch.setattr(tuning, "find_device", lambda name: place)
+    bundle = export(
+        BLOCK, device=place.profile, tuned=True, output=tmp_path / "exports", name="again"
+    )
+    assert bundle.formats == ["onnx"]
+    assert bundle.manifest["graph_sha256"] == found.bundle.manifest["graph_sha256"]
+
+
+def test_no_difference_takes_the_plainest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, {"spinning": False})
+
+    def alike(session: Session, job: Job, event: Event) -> None:
+        if event["event"] == "samples":
+            wobble = 1000 + (event["round"] * 7 + len(event["id"])) % 5
+            event["ns"] = [wobble * 100] * len(event["ns"])
+
+    found = tune(
+        BLOCK,
+        device=board(tmp_path, happens=alike),
+        formats=["onnx"],
+        budget_s=BUDGET_S,
+        output=tmp_path / "out",
+    )
+    assert found.report["ended"] == "no difference"
+    assert found.report["winner"]["label"] == "onnx default 1t"
+    assert found.report["winner"]["tied"] == ["onnx default spinning=False 1t"]
+    assert (
+        "no difference shown" in by_label(found.report)["onnx default spinning=False 1t"]["reason"]
+    )
+
+
+def test_wrong_results_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, {"optimization": "nonsense"}, {"optimization": "basic"})
+    whole = tuning._Tuning._entry
+
+    def strict(self: Any, trial: Any) -> Any:
+        from dataclasses import replace
+
+        entry = whole(self, trial)
+        # No runtime agrees to the last bit of 1e-30 of the scale.
+        return replace(entry, tolerance=1e-30) if "basic" in trial.label else entry
+
+    monkeypatch.setattr(tuning._Tuning, "_entry", strict)
+    found = tune(
+        BLOCK,
+        device=board(tmp_path),
+        formats=["onnx"],
+        budget_s=BUDGET_S,
+        output=tmp_path / "out",
+    )
+    assert found.report["winner"]["label"] == "onnx default 1t"
+    wrong = by_label(found.report)["onnx default optimization=basic 1t"]
+    assert wrong["status"] == "out"
+    assert wrong["reason"].startswith("wrong results")
+    assert not wrong["samples"]
+    unknown = by_label(found.report)["onnx default optimization=nonsense 1t"]
+    assert unknown["status"] == "out"
+    assert "nonsense" in unknown["reason"]
+
+
+def test_interrupted_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, {"optimization": "basic"})
+    place = board(tmp_path, happens=Slow(3.0, "basic"))
+    asked: dict[str, Any] = {
+        "device": place, "formats": ["onnx"], "budget_s": BUDGET_S, "output": tmp_path / "out",
+    }  # fmt: skip
+    whole = tuning._Tuning._race
+    monkeypatch.setattr(tuning._Tuning, "_race", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tune(BLOCK, **asked)
+    state = json.loads((tmp_path / "out" / ".tune" / "state.json").read_text())
+    assert [t["status"] for t in state["trials"]] == ["racing", "racing"]
+    monkeypatch.setattr(tuning._Tuning, "_race", whole)
+    monkeypatch.setattr(tuning, "export_source", _never)  # the files are there
+    found = tune(BLOCK, **asked)
+    assert found.report["winner"]["label"] == "onnx default 1t"
+    assert found.report["exporting_s"] > state["exporting_s"] > 0
+    assert {mode for mode, _ in modes(place)} == {"time"}
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _never(*_: object, **__: object) -> None:
+    raise AssertionError("exported again")
+
+
+def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownNameError):
+        tune(BLOCK, device="no-such-board", output=tmp_path / "out")
+    with pytest.raises(UnknownNameError):
+        tune(BLOCK, formats=["onix"], output=tmp_path / "out")
+    with pytest.raises(OptionError, match="threads"):
+        tune(BLOCK, formats=["onnx"], threads=[0], output=tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        tune(BLOCK, formats=["onnx"], output=tmp_path / "file" / "out")
+    with pytest.raises(UnavailableError, match="too few"):
+        tune(
+            BLOCK, device=board(tmp_path), formats=["onnx"], budget_s=0.01, output=tmp_path / "out"
+        )
+    away = board(tmp_path)
+    away.unreachable = "board does not answer"
+    with pytest.raises(DeviceError, match="does not answer"):
+        tune(BLOCK, device=away, formats=["onnx"], budget_s=BUDGET_S, output=tmp_path / "two")
+    with pytest.raises(UnavailableError, match="never tuned") as never:
+        export(BLOCK, device="rpi4", tuned=True, output=tmp_path / "exports")
+    assert "edgevit tune" in str(never.value.hint)
+
+
+@pytest.mark.parametrize("text", ["12x", "", "s", "-3s", "0", "nan", "inf"])
+def test_no_budget(text: str) -> None:
+    with pytest.raises(OptionError, match="budget"):
+        parse_budget(text)
+
+
+def test_budgets() -> None:
+    assert [parse_budget(t) for t in ("120s", "2m", "90", "0.5h")] == [120, 120, 90, 1800]
