@@ -16,7 +16,7 @@ from typing import Any
 from devices.base import Session
 from devices.profile import DeviceProfile, RuntimeProfile
 from devices.remote import Board, RemoteShell, ThisMachine, look
-from devices.wheels import Plan, plan_packages
+from devices.wheels import BY_HAND, ON_DEMAND, Plan, plan_packages
 from edgevit.errors import DeviceError
 
 __all__ = ["Finding", "check", "findings"]
@@ -223,7 +223,10 @@ def _absent(
 ) -> Finding:
     formats = " or ".join(wanted.formats)
     text = f"is not installed: no {formats} files run there"
-    if backend == "torch":
+    if backend in ON_DEMAND:
+        brings = f"{install[:-1]} --runtime {backend}` brings it"
+        return Finding(backend, "ok", f"is not installed; {brings}, if you want {formats} files")
+    if backend in BY_HAND and backend != "tensorrt":
         return Finding(backend, "ok", f"is not installed; setup leaves {formats} files out")
     if plan is not None and not set(MODULES[backend]) & _roots(plan):
         level = "problem" if wanted.formats == profile.formats else "warning"

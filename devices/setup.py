@@ -78,6 +78,7 @@ def setup(
     python: str | None = None,
     online: bool = False,
     fresh: bool = False,
+    runtimes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> SetupReport:
     """Bring the profile's runtimes to a board, and prove that they run.
@@ -89,22 +90,30 @@ def setup(
             before, else ``python3``.
         online: let the board fetch the packages, with its own pip and network.
         fresh: start over.
+        runtimes: those to bring besides, of :data:`devices.wheels.ON_DEMAND`; what an earlier call
+            brought stays.
         progress: told of every step.
 
     Raises:
         DeviceError: no Python, one too old, a full disk, a runtime that does not work there, ...
+        OptionError: a runtime is not to be brought there.
         UnavailableError: the packages cannot be fetched here.
     """
-    return _Setup(shell, profile, online, progress or Progress()).run(python, fresh)
+    return _Setup(shell, profile, online, runtimes, progress or Progress()).run(python, fresh)
 
 
 class _Setup:
     """One run of :func:`setup`."""
 
     def __init__(
-        self, shell: RemoteShell, profile: DeviceProfile, online: bool, progress: Progress
+        self,
+        shell: RemoteShell,
+        profile: DeviceProfile,
+        online: bool,
+        runtimes: Sequence[str],
+        progress: Progress,
     ) -> None:
-        self._shell, self._profile = shell, profile
+        self._shell, self._profile, self._runtimes = shell, profile, runtimes
         self._online, self._progress = online, progress
         self._python = environment_python(shell)
         self._folder = f"{shell.home}/wheels"
@@ -116,7 +125,7 @@ class _Setup:
         base = python or (there.get("mark") or {}).get("base") or "python3"
         with self._progress.stage("look at the board"):
             board = look(self._shell, base)
-        plan = plan_packages(board, self._profile)
+        plan = plan_packages(board, self._profile, self._runtimes)
         whole = bool(there.get("mark")) and there["python"] == list(board.python)
         if not (whole and satisfied(plan, there["versions"])):
             self._make(plan, board, keep=whole)

@@ -33,7 +33,7 @@ from devices.base import SILENCE_S, Event, Job, thread_environment
 from devices.hosts import Host
 from devices.profile import DeviceProfile, load_profile
 from devices.remote import ENCODING
-from devices.wheels import BY_HAND
+from devices.wheels import BY_HAND, ON_DEMAND
 from edgevit.errors import DeviceError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -425,7 +425,10 @@ class SshSession:
         if kind == "runtime-missing" and any(f"'{name}'" in message for name in BY_HAND):
             advice = f"set-up leaves it to you: install it for {self.python} there"
         elif kind == "runtime-missing":
-            advice = f"`edgevit devices setup {self._host.name}` brings the runtimes"
+            asked = next((f" --runtime {name}" for name in ON_DEMAND if f"'{name}'" in message), "")
+            advice = f"`edgevit devices setup {self._host.name}{asked}` brings " + (
+                "it" if asked else "the runtimes"
+            )
         elif kind == "load" and TOO_NEW.search(message):
             advice = f"`edgevit export ... --for {self._host.profile}` writes what it reads"
         elif kind == "crash" and "SIGKILL" in message:

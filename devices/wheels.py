@@ -23,10 +23,11 @@ from platformdirs import user_cache_path
 
 from devices.profile import DeviceProfile
 from devices.remote import Board, last_line
-from edgevit.errors import DeviceError, UnavailableError
+from edgevit.errors import DeviceError, OptionError, UnavailableError
 
 __all__ = [
     "BY_HAND",
+    "ON_DEMAND",
     "Plan",
     "Wheel",
     "fetch_wheels",
@@ -35,8 +36,12 @@ __all__ = [
     "satisfied",
 ]
 
-#: Runtimes that set-up leaves to who wants them.
-BY_HAND = ("torch", "tensorrt")
+#: Runtimes that set-up leaves to who wants them; ExecuTorch's needs torch.
+BY_HAND = ("torch", "tensorrt", "executorch")
+#: Those of them that many will look for.
+MISSED = ("torch", "tensorrt")
+#: Runtimes that set-up brings if they are asked for by name.
+ON_DEMAND = ("openvino",)
 
 #: The newest onnxruntime with wheels for a Python, by its minor version; later ones as the last.
 ONNXRUNTIME = {6: "1.10.0", 7: "1.14.1", 8: "1.19.2", 9: "1.19.2", 10: "1.23.2", 11: "1.31.1"}
@@ -46,6 +51,10 @@ LITERT = {9: "2.1.0", 10: "2.3.0"}
 LITERT_GLIBC = (2, 34)
 #: Its predecessor, which ended with Python 3.11 and knows no numpy 2.
 TFLITE_RUNTIME_MINORS = range(7, 12)
+#: The newest OpenVINO with wheels for a Python, by its minor version; before 3.8 there is none.
+OPENVINO = {8: "2024.4.0", 9: "2025.3.0", 10: "2026.4.1"}
+#: The C library that their wheels need; with an older one it is the newest that fits.
+OPENVINO_GLIBC = {"aarch64": (2, 35), "x86_64": (2, 28)}
 #: Builds of onnxruntime that may stand where the plain one was meant, such as NVIDIA's.
 STAND_FOR = {"onnxruntime": ("onnxruntime-gpu", "onnxruntime-silicon")}
 
@@ -77,12 +86,20 @@ class Wheel:
     unpacked_bytes: int = field(compare=False)
 
 
-def plan_packages(board: Board, profile: DeviceProfile) -> Plan:
+def plan_packages(board: Board, profile: DeviceProfile, wanted: Sequence[str] = ()) -> Plan:
     """The runtimes of the profile, as far as this board can have them.
 
+    Args:
+        board: what it told.
+        profile: of the device.
+        wanted: those of :data:`ON_DEMAND` to be brought, too.
+
     Raises:
-        DeviceError: it can have none: 32 bits, another C library, another Python.
+        DeviceError: it can have none: 32 bits, another C library, another Python; or not one that
+            is wanted.
+        OptionError: one that is wanted is not on demand, or the profile does not have it.
     """
+    _check_wanted(wanted, profile)
     _check_wheels_exist(board)
     specs: dict[str, str] = {"numpy": ""}
     modules, notes = ["numpy"], []
@@ -105,7 +122,10 @@ def plan_packages(board: Board, profile: DeviceProfile) -> Plan:
             modules.append("coremltools")
         else:
             notes.append("no Core ML: that needs macOS")
-    notes += [f"{name} is not installed by this" for name in BY_HAND if name in profile.runtimes]
+    if "openvino" in wanted:
+        specs["openvino"] = _openvino(board)
+        modules.append("openvino")
+    notes += [f"{name} is not installed by this" for name in MISSED if name in profile.runtimes]
     specs |= {name: spec for name, spec in profile.packages.items() if name in specs}
     return Plan({name: name + spec for name, spec in specs.items()}, tuple(modules), tuple(notes))
 
@@ -272,6 +292,25 @@ def _tflite(board: Board) -> str | None:
     if minor in TFLITE_RUNTIME_MINORS and board.system == "Linux":
         return "tflite-runtime"
     return None
+
+
+def _openvino(board: Board) -> str:
+    """Which version of OpenVINO; empty if that is for pip to find."""
+    if board.python[1] < min(OPENVINO):
+        raise DeviceError(f"OpenVINO has no wheels for {_kind(board)}")
+    needed = OPENVINO_GLIBC.get(board.machine, (2, 0))
+    if board.system == "Linux" and _glibc(board) < needed:
+        return ""
+    return f"=={_for_python(OPENVINO, board)}"
+
+
+def _check_wanted(wanted: Sequence[str], profile: DeviceProfile) -> None:
+    able = [name for name in ON_DEMAND if name in profile.runtimes]
+    for name in wanted:
+        if name not in able:
+            expected = f"{' or '.join(able) or 'nothing'} for {profile.name}"
+            hint = "it is for you to install there" if name in BY_HAND else None
+            raise OptionError("--runtime", expected=expected, got=name, hint=hint)
 
 
 def _check_wheels_exist(board: Board) -> None:

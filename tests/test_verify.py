@@ -77,7 +77,7 @@ def test_spread_tells_an_output_that_ignores_its_input():
 
 
 def test_tolerances_grow_with_what_is_rounded():
-    order = ("exact", "passes", "fp32", "fp16-weights", "fp16")
+    order = ("exact", "passes", "fp32", "fp16-weights", "fp16", "bf16")
     values = [TOLERANCES[name] for name in order]
     assert values == sorted(values)
 

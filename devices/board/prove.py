@@ -8,6 +8,8 @@ import sys
 
 # onnxruntime 1.29 and later would write an identifier into the user's home, and send it with more.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# So would OpenVINO, which does without where the package that does so is not there.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 #: max(x, 0) of two numbers, opset 13, IR 7.
 RELU = "CAc6MwoMCgF4EgF5IgRSZWx1EgFnWg8KAXgSCgoICAESBAoCCAJiDwoBeRIKCggIARIECgIIAkIECgAQDQ=="

@@ -45,7 +45,7 @@ def bench(
     ] = False,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="Which formats; all that the device runs without."),
+        typer.Option("--format", "-f", help="Which formats; the usual ones of the device without."),
     ] = None,
     block: Annotated[
         list[str] | None, typer.Option("--block", help="An attention block; repeat for more.")
@@ -101,7 +101,10 @@ def bench(
         typer.Option("--provider", help="ONNX Runtime's providers, in order of preference."),
     ] = None,
     fp16: Annotated[
-        bool, typer.Option("--fp16", help="TensorRT may compute in half precision.")
+        bool, typer.Option("--fp16", help="TensorRT or OpenVINO may compute in half precision.")
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="OpenVINO may compute in bfloat16, if the CPU has it.")
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, if this bench was cut short before.")
@@ -133,9 +136,7 @@ def bench(
         return
     from edgevit.verbs.bench import bench as run
 
-    if fp16 and runtime != "tensorrt":
-        hint = "--runtime tensorrt, on a device that has it"
-        raise UsageError("--fp16 is for TensorRT", hint=hint)
+    _check_precision(fp16, bf16, runtime, split_list(formats))
     options = parse_options("--set", model_option)
     blocks = [_block(name, shape, heads, total_width, projections, options) for name in block or []]
     blocks = _swept(blocks, order, sweep)
@@ -167,7 +168,7 @@ def bench(
             output=output,
             fresh=fresh,
             seed=seed,
-            backends=_backends(compute, provider, fp16),
+            backends=_backends(compute, provider, fp16, bf16),
             progress=progress,
             activation=activation,
             image=image,
@@ -228,8 +229,20 @@ def _swept(blocks: list[BlockSpec], order: str | None, items: list[str] | None) 
     return sweep(blocks, axes) if axes else blocks
 
 
+def _check_precision(fp16: bool, bf16: bool, runtime: str | None, formats: list[str]) -> None:
+    """A lower precision is asked of a runtime that has it."""
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16 exclude each other; give one")
+    openvino = "openvino" in (runtime, *formats)
+    if fp16 and runtime != "tensorrt" and not openvino:
+        hint = "--runtime tensorrt on a device that has it, or --format openvino"
+        raise UsageError("--fp16 is for TensorRT and OpenVINO", hint=hint)
+    if bf16 and not openvino:
+        raise UsageError("--bf16 is for OpenVINO", hint="--format openvino")
+
+
 def _backends(
-    compute: str | None, providers: list[str] | None, fp16: bool
+    compute: str | None, providers: list[str] | None, fp16: bool, bf16: bool
 ) -> dict[str, dict[str, Any]]:
     """Options of the agent's backends."""
     from devices.apple import PHONE_BACKEND, coreml_options
@@ -241,6 +254,8 @@ def _backends(
         options["onnxruntime"] = {"providers": split_list(providers)}
     if fp16:
         options["tensorrt"] = {"fp16": True}
+    if fp16 or bf16:
+        options["openvino"] = {"precision": "bf16" if bf16 else "f16"}
     return options
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.common import CliProgress, out_console, print_json
+from edgevit.cli.common import CliProgress, out_console, print_json, split_list
 from edgevit.cli.devices_peak import peak
 from edgevit.errors import DeviceError, OptionError, UnknownNameError, UsageError
 
@@ -171,6 +171,10 @@ def setup(
         bool, typer.Option("--online", help="The board fetches packages itself, with its network.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option("--runtime", help="One to bring besides the usual ones: openvino."),
+    ] = None,
     python: Annotated[
         str | None, typer.Option(help="The board's interpreter to build on; python3 without.")
     ] = None,
@@ -199,6 +203,7 @@ def setup(
                 python=python or host.python,
                 online=online,
                 fresh=fresh,
+                runtimes=split_list(runtime),
                 progress=progress,
             )
     if host.python is not None:  # else the agent would go on without what was installed

@@ -140,7 +140,12 @@ def bench(
                 f"goes on with the bench of {journal.started[:16].replace('T', ' ')}: "
                 f"{len(ledger.results)} of {len(keys)} results are there; --fresh starts over"
             )
-        _measure(found, measurements, settings, ledger, bar)
+        try:
+            _measure(found, measurements, settings, ledger, bar)
+        except KeyboardInterrupt:
+            there = f"{len(journal.settled)} of {len(keys)} results are there"
+            bar.note(f"{there}; the same command goes on with the rest")
+            raise
         journal.finish()
     return unmade + [ledger.results[key] for key in keys if key in ledger.results]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from devices.base import Device
-from devices.wheels import BY_HAND
+from devices.wheels import BY_HAND, ON_DEMAND
 from edgevit.bundle import Bundle
 from edgevit.errors import CheckError, EdgevitError, UnavailableError
 from edgevit.measure.record import Device as DeviceRecord
@@ -169,11 +169,11 @@ class Needs:
             return list(self.wanted)
         if self.of_suite:
             return [default_format(profile)]
-        if device.name == "local":
-            return makeable_formats(profile.formats)
-        # A board has what set-up brings; the rest runs there if it is asked for.
-        brought = [r.formats for name, r in profile.runtimes.items() if name not in BY_HAND]
-        return makeable_formats({*chain(*brought)} or profile.formats)
+        # A board has what set-up brings, and this machine torch besides; the rest runs there if it
+        # is asked for.
+        left_out = {*BY_HAND, *ON_DEMAND} - ({"torch"} if device.name == "local" else set())
+        usual = [r.formats for name, r in profile.runtimes.items() if name not in left_out]
+        return makeable_formats({*chain(*usual)} or profile.formats)
 
     def _options(
         self, subject: BenchSubject, device: Device, formats: Sequence[str]

@@ -164,8 +164,15 @@ def _entry(
 
 
 def _precision(file: str, backend: str, options: Mapping[str, Any]) -> str:
-    """How it computes: TensorRT makes half precision of a file in fp32, if it may."""
-    return "fp16" if backend == "tensorrt" and options.get("fp16") else file
+    """How it computes: some runtimes make less of a file in fp32, if they may.
+
+    OpenVINO that is left the choice takes bf16 where the processor has it.
+    """
+    if backend == "tensorrt" and options.get("fp16"):
+        return "fp16"
+    if backend == "openvino" and "precision" in options:
+        return {"f32": file, "f16": "fp16"}.get(options["precision"], "bf16")
+    return file
 
 
 def _compared(bundle: Bundle) -> str:

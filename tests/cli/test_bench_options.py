@@ -11,7 +11,16 @@ def test_no_warm_up_is_none_at_all(seconds: float, expected: tuple[int, float]) 
     assert (schedule.warmup_runs, schedule.warmup_seconds) == expected
 
 
-def test_half_precision_is_tensorrts(edgevit):
-    outcome = edgevit("bench", "elevit", "--fp16")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--fp16"], "--runtime tensorrt"),
+        (["--bf16"], "--format openvino"),
+        (["--bf16", "--runtime", "tensorrt"], "--bf16 is for OpenVINO"),
+        (["--fp16", "--bf16", "--format", "openvino"], "exclude each other"),
+    ],
+)
+def test_less_precision_is_asked_of_what_has_it(edgevit, flags, said):
+    outcome = edgevit("bench", "elevit", *flags)
     assert outcome.code == 2
-    assert "--runtime tensorrt" in outcome.err
+    assert said in outcome.err

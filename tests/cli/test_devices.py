@@ -259,6 +259,23 @@ def test_check_of_a_board(edgevit, board):
     assert {"what", "level", "text", "hint"} == found["findings"][0].keys()
 
 
+def test_a_runtime_on_demand(edgevit, board, monkeypatch):
+    asked = []
+    plan = Plan({}, ("numpy",))
+    monkeypatch.setattr(devices.setup, "plan_packages", lambda *a: asked.append(a[2]) or plan)
+    edgevit(*ADD)
+    edgevit("devices", "setup", "pi", "--runtime", "openvino")
+    assert asked == [["openvino"]]
+
+
+def test_a_runtime_that_is_never_brought(edgevit, board):
+    edgevit(*ADD)
+    outcome = edgevit("devices", "setup", "pi", "--runtime", "torch", "--python", sys.executable)
+    assert outcome.code == 2
+    assert "--runtime: expected openvino for generic-x86-64, got 'torch'" in outcome.err
+    assert "it is for you to install there" in outcome.err
+
+
 def test_check_of_the_wrong_board(edgevit, board):
     edgevit("devices", "add", "pi", "-p", "rpi4", "--host", "pi@board")
     outcome = edgevit("devices", "check", "rpi4")  # the only one

@@ -68,6 +68,32 @@ def test_half_precision_does_not_pass_for_full(edgevit, tmp_path, monkeypatch):
 
 
 @WITH_OPENVINO
+@pytest.mark.parametrize(
+    ("flag", "capability", "precision", "tolerance"),
+    [("--fp16", "FP16", "f16", 3e-2), ("--bf16", "BF16", "bf16", 2.4e-1)],
+)
+def test_less_precision_is_asked_for_and_judged_as_such(
+    edgevit, tmp_path, flag, capability, precision, tolerance
+):
+    from exporters import openvino
+
+    edgevit("export", "elevit", *TINY, "-f", "openvino", "--name", "e", "-o", tmp_path)
+    timed = ("bench", tmp_path / "e", "-f", "openvino", "--runs", "20", "--no-memory")
+    outcome = edgevit(*timed, flag, "-o", tmp_path / "results")
+    assert outcome.code == 0, outcome.err
+    (result,) = read_results(tmp_path / "results")
+    assert (result.verification.status, result.verification.tolerance) == ("verified", tolerance)
+    assert result.subject.options["precision"] == precision
+    core = openvino._import().Core()
+    if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip(f"this processor has no {capability}")
+    assert result.subject.settings["precision"] == precision
+    (output,) = result.verification.outputs
+    # Far more than fp32 may be off: it did compute in less.
+    assert output["max_abs"] / output["scale"] > 5e-5
+
+
+@WITH_OPENVINO
 def test_openvino_with_an_open_batch(edgevit, tmp_path):
     export = ("export", "elevit", *TINY, "-f", "openvino", "--dynamic-batch", "--name", "e")
     outcome = edgevit(*export, "-o", tmp_path)

@@ -53,8 +53,11 @@ def found(facts: Mapping[str, Any], **options: Any) -> dict[str, Finding]:
 def test_a_good_board_has_nothing_to_complain_of() -> None:
     result = found(FACTS, board=board(), clock_offset_s=1.0)
     assert {finding.level for finding in result.values()} == {"ok"}
-    assert list(result) == ["machine", "python", "onnxruntime", "tflite", "disk", "clock",
-                            "governor", "temperature", "power", "load", "memory"]  # fmt: skip
+    assert list(result) == ["machine", "python", "onnxruntime", "tflite", "openvino",
+                            "executorch", "disk", "clock", "governor", "temperature", "power",
+                            "load", "memory"]  # fmt: skip
+    brings = "`edgevit devices setup pi --runtime openvino` brings it"
+    assert brings in result["openvino"].text
     assert result["machine"].text == (
         "Raspberry Pi 4 Model B Rev 1.4, 4 CPUs, Debian GNU/Linux 12 (bookworm)"
     )

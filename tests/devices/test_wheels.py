@@ -11,7 +11,7 @@ from local_shell import board, make_wheel
 from devices import wheels
 from devices.profile import load_profile
 from devices.wheels import Plan, fetch_wheels, plan_packages, platform_tags, satisfied
-from edgevit.errors import DeviceError, UnavailableError
+from edgevit.errors import DeviceError, OptionError, UnavailableError
 
 PI, NANO = load_profile("rpi4"), load_profile("jetson-nano")
 OLD = {"libc_version": "2.31"}
@@ -42,6 +42,35 @@ def test_what_a_board_gets(profile: str, changes: dict[str, Any], expected: set[
     assert set(plan.requirements.values()) == expected
     assert plan.modules[0] == "numpy"
     assert len(plan.modules) == len(plan.requirements)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "openvino==2026.4.1"),
+        ({"python": (3, 9, 2)}, "openvino==2025.3.0"),
+        ({"python": (3, 8), **OLD}, "openvino"),
+        ({"machine": "x86_64", **OLD}, "openvino==2026.4.1"),
+        ({"system": "Darwin", "machine": "arm64", "libc": "", "libc_version": ""},
+         "openvino==2026.4.1"),
+    ],
+)  # fmt: skip
+def test_openvino_is_brought_if_it_is_asked_for(changes: dict[str, Any], expected: str) -> None:
+    there = board(**changes)
+    assert "openvino" not in plan_packages(there, PI).requirements
+    plan = plan_packages(there, PI, ["openvino"])
+    assert plan.requirements["openvino"] == expected
+    assert "openvino" in plan.modules
+
+
+def test_what_cannot_be_asked_for() -> None:
+    with pytest.raises(DeviceError, match=r"OpenVINO has no wheels for Python 3\.7 on aarch64"):
+        plan_packages(board(python=(3, 7, 3)), PI, ["openvino"])
+    with pytest.raises(OptionError, match="openvino for rpi4") as caught:
+        plan_packages(board(), PI, ["executorch"])
+    assert "for you to install" in (caught.value.hint or "")
+    with pytest.raises(OptionError, match="nothing for jetson-nano"):
+        plan_packages(board(), NANO, ["openvino"])
 
 
 def test_what_is_left_out_is_said() -> None:
