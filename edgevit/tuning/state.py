@@ -3,8 +3,9 @@
     <output>/.tune/state.json      candidates, samples, seconds spent
     <output>/.tune/files/          bundles of candidates
 
-Killed at any point, the same command takes this up; with another model, device or budget it starts
-anew. In the end the winner's bundle and ``tune.json`` stand in the output folder, and this goes.
+Killed at any point, the same command takes this up, also with a larger budget; with another model
+or device it starts anew. In the end the winner's bundle and ``tune.json`` stand in the output
+folder, and this goes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from edgevit.tuning.space import Candidate
 __all__ = ["LOST", "OUT", "RACING", "SAME", "UNTRIED", "WAITING", "State", "Trial", "writing"]
 
 VERSION = 1
-#: What became of a candidate: to be exported; no time for it; in the race; left it; does not work; same as another.
+#: What became of a candidate: to be exported; no time for that; in the race; left it; does not
+#: work; same as another.
 WAITING, UNTRIED, RACING = "waiting", "untried", "racing"
 LOST, OUT, SAME = "lost", "out", "same"
 
@@ -144,6 +146,8 @@ class State:
             state = cls(folder, key)
         else:
             state = cls(folder, key, [Trial.from_json(t) for t in found.pop("trials")], **found)
+            for trial in state.trials:  # there may be more time now
+                trial.status = WAITING if trial.status == UNTRIED else trial.status
         state.save()
         return state
 

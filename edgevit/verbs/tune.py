@@ -154,7 +154,7 @@ def tune(
             f"{found.name} is emulated: its times are not the device's",
             hint="tune on the device itself",
         )
-    asked = [usable, counts, batch, seed, budget_s, found.name, found.profile.name]
+    asked = [usable, counts, batch, seed, found.name, found.profile.name]
     named = {k: v for k, v in source_options.items() if v is not None}
     key = digest([_name_of(model), asked, named, _code()])
     folder = Path(output)
@@ -429,7 +429,9 @@ class _Tuning:
             told: list[tuple[Trial, Result, int]] = []
             for part in range(slices):
                 told += [(t, r, part) for t, r in self._jobs(racing, counts, schedule)]
-            if not any(result.samples_ns for _, result, _ in told):
+            cut = all(r.status == "stopped" for _, r, _ in told)
+            known = cut and any(t.samples for t in racing)  # the budget ended it: no harm
+            if not known and not any(result.samples_ns for _, result, _ in told):
                 self._nothing_measured(told)
             for trial, result, part in told:
                 trial.take(result, number, part)

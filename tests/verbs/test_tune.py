@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,12 @@ from bench_kit import Board, Session, modes
 
 import edgevit.tuning.space as space
 import edgevit.verbs.tune as tuning
-from devices.base import Event, Job
+from devices.base import Event, Job, Schedule
 from edgevit.errors import DeviceError, OptionError, OutputError, UnavailableError, UnknownNameError
-from edgevit.source import BlockSpec
+from edgevit.progress import Progress
+from edgevit.source import BlockSpec, slug
 from edgevit.verbs.export import export
+from edgevit.verbs.subjects import entries_of
 from edgevit.verbs.tune import parse_budget, tune
 
 BLOCK = BlockSpec("softmax", 64, 32, heads=2)
@@ -177,6 +183,74 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UnavailableError, match="never tuned") as never:
         export(BLOCK, device="rpi4", tuned=True, output=tmp_path / "exports")
     assert "edgevit tune" in str(never.value.hint)
+
+
+def test_a_larger_budget_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch)
+    asked: dict[str, Any] = {
+        "device": board(tmp_path), "formats": ["onnx"], "output": tmp_path / "out",
+    }  # fmt: skip
+    with pytest.raises(UnavailableError, match="too few"):
+        tune(BLOCK, budget_s=0.01, **asked)
+    monkeypatch.setattr(tuning, "export_source", _never)  # the file is there
+    assert tune(BLOCK, budget_s=BUDGET_S, **asked).report["ended"] == "only"
+
+
+def test_a_busy_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch)
+    place = board(tmp_path)
+    whole = tuning._Hasty
+    monkeypatch.setattr(tuning, "_Hasty", lambda device, wait_s: whole(device, 0.5))
+    asked: dict[str, Any] = {
+        "device": place, "formats": ["onnx"], "budget_s": BUDGET_S, "output": tmp_path / "out",
+    }  # fmt: skip
+    found = tune(BLOCK, **asked)
+    with closing(place.open()) as session:
+        long = Schedule(min_seconds=60, warmup_seconds=0, max_seconds=60)
+        file = session.push(found.bundle.path)
+        (entry,) = entries_of(
+            found.bundle, place.profile, ["onnx"], device="board", batch=1, options={},
+            runtime=None, progress=Progress(),
+        )  # fmt: skip
+        events = session.run(Job("time", (entry.on_device(file),), schedule=long))
+        assert next(e for e in events if e["event"] == "samples")
+        with pytest.raises(DeviceError, match="nothing was measured"):
+            tune(BLOCK, **asked)
+
+
+KILLED = """
+import sys
+from edgevit.source import BlockSpec
+from edgevit.verbs.tune import tune
+tune(BlockSpec("softmax", 64, 32, heads=2), formats=["onnx"], budget_s=600, output=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    state = out / ".tune" / "state.json"
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(out)])
+    try:
+        while not (state.is_file() and '"racing"' in state.read_text()):
+            assert child.poll() is None
+            time.sleep(0.05)
+    finally:
+        child.kill()
+        child.wait()
+    made = [t["label"] for t in json.loads(state.read_text())["trials"] if t["bundle"]]
+    assert made
+    again: list[str] = []
+    whole = tuning.export_source
+
+    def watched(source: Any, plan: Any, place: Path, **rest: Any) -> Any:
+        again.append(Path(place).name)
+        return whole(source, plan, place, **rest)
+
+    monkeypatch.setattr(tuning, "export_source", watched)
+    found = tune(BLOCK, formats=["onnx"], budget_s=BUDGET_S, output=out)
+    assert found.report["winner"]["format"] == "onnx"
+    assert not {slug(label) for label in made} & set(again)
 
 
 @pytest.mark.parametrize("text", ["12x", "", "s", "-3s", "0", "nan", "inf"])
