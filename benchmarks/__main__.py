@@ -9,7 +9,9 @@ import os
 import runpy
 import sys
 
-ALL = ("startup", "agent_overhead", "repeatability", "parity", "boards")
+ALL = (
+    "startup", "agent_overhead", "repeatability", "parity", "boards", "export_cost", "two_percent",
+)  # fmt: skip
 
 
 def main() -> None:

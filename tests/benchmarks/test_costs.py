@@ -1,0 +1,44 @@
+"""What is told of an export's cost, and of how long two percent take to be seen."""
+
+import numpy as np
+
+from benchmarks.export_cost import DEFAULT, OLDER, OURS, lines
+from benchmarks.two_percent import differs, rates
+
+
+def cost(seconds, mib=500.0):
+    return [
+        {"export_s": seconds * f, "process_s": 3 + seconds * f, "peak_mib": mib}
+        for f in (1, 9, 0.9)
+    ]
+
+
+def test_a_target_holds_only_against_both_exporters():
+    table = lines({"m": {OURS: cost(2.0), OLDER: cost(1.5), DEFAULT: cost(9.0)}})
+    assert "| m | edgevit | 5.00 | 2.00 | 500 |" in table
+    assert (
+        "holds: m, CPU of the export: 1.33 of the older exporter's (at most 1.5), 0.22" in table[-1]
+    )
+    table = lines({"m": {OURS: cost(2.0), OLDER: cost(1.5), DEFAULT: cost(3.0)}})
+    assert table[-1].startswith("missed: m, CPU of the export: 1.33 of")
+    table = lines({"m": {OURS: cost(4.0), OLDER: cost(1.5), DEFAULT: cost(9.0)}})
+    assert table[-1].startswith("missed: m, CPU of the export: 2.67 of")
+
+
+def rounds(level, noise, count=40, seed=0):
+    return level * (1 + noise * np.random.default_rng(seed).standard_normal(count))
+
+
+def test_two_percent_are_seen_in_quiet_rounds_and_not_in_loud_ones():
+    less, more = rounds(10, 0.002), rounds(10.2, 0.002, seed=1)
+    assert differs(less, more)
+    assert not differs(less[:3], more[:3])  # too few for any test
+    assert not differs(rounds(10, 0.2, count=6), rounds(10.2, 0.2, count=6, seed=2))
+    assert not differs(less, less * 1.005)  # significant, and too little to be called one
+
+
+def test_a_long_bench_is_as_many_short_ones_as_fit():
+    bench = [rounds(10, 0.002), rounds(10, 0.002, seed=3), rounds(10.2, 0.002, seed=1)]
+    assert rates([bench], 10) == (1.0, 0.0)
+    assert rates([[bench[0], bench[2], bench[0]]], 10) == (0.0, 1.0)
+    assert rates([bench], 41) is None
