@@ -42,15 +42,26 @@ class Program:
         their values.
         Its nodes carry ``nn_module_stack``, so a layer's name in the source model is known.
         """
-        module = self.exported.module(check_guards=False)
+        with warnings.catch_warnings():  # torch's own graph code is not up to date with itself
+            warnings.simplefilter("ignore", FutureWarning)
+            graph = copy.deepcopy(self._unlifted.graph)
         # An exported module refuses .train(), which some exporters call; a plain one does not.
-        return fx.GraphModule(module, module.graph)
+        return fx.GraphModule(self._unlifted, graph)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the program; inputs and outputs in the order of ``inputs`` and ``outputs``."""
         with torch.inference_mode():
             out = self._runner(*inputs)
         return (out,) if isinstance(out, Tensor) else tuple(out)
+
+    @property
+    def _unlifted(self) -> fx.GraphModule:
+        # Putting the weights back in their places takes many times what copying a graph takes.
+        cached: fx.GraphModule | None = self.__dict__.get("_cached_unlifted")
+        if cached is None:
+            cached = self.exported.module(check_guards=False)
+            object.__setattr__(self, "_cached_unlifted", cached)
+        return cached
 
     @property
     def _runner(self) -> fx.GraphModule:
