@@ -111,8 +111,9 @@ def test_nothing_is_cleaned_while_a_bench_runs(edgevit, server, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "opset"), [("3.6", ("--for", "jetson-nano")), ("3.11", ())])
-def test_from_a_bare_board_to_a_result(edgevit, server, in_tmp, version, opset):
+def test_from_a_bare_board_to_a_result(edgevit, server, in_tmp, monkeypatch, version, opset):
     """Three commands, as the README has them; the Python is the board's, bare before."""
+    monkeypatch.setattr(remote.Board, "busy", None)  # others measure on this machine
     base = BASES[version]
     if base is None:
         pytest.skip(f"there is no Python {version} here")

@@ -135,7 +135,9 @@ def test_qemu_sees_one_processor_and_the_systems_folders(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-def test_a_bigger_block_executes_more(tmp_path: Path) -> None:
+def test_a_bigger_block_executes_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a lock that nobody else waits for
+
     def counted(tokens: int) -> Result:
         block = edgevit.BlockSpec("sima", tokens, 32, 2)
         bundle: Any = edgevit.export(block, formats=["onnx"], output=tmp_path / str(tokens))

@@ -41,6 +41,7 @@ def test_the_file_computes_the_same(name, tmp_path):
     from exporters.onnx import OnnxExporter, OnnxOptions
 
     size, options = CASES[name]
+    torch.manual_seed(0)
     model = randomize_(create_model(name, image_size=size, num_classes=10, **options)).train()
     coarse = F.interpolate(torch.randn(6, 3, 3, 3), size, mode="bilinear")
     for _ in range(30):  # BatchNorm meets the images, so that the output depends on them

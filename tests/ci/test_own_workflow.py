@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 yaml = pytest.importorskip("yaml")
-WORKFLOW = Path(__file__).parents[1] / ".github" / "workflows" / "ci.yml"
+WORKFLOW = Path(__file__).parents[2] / ".github" / "workflows" / "ci.yml"
 
 
 def test_packages_are_installed_by_who_may_before_the_tests() -> None:
