@@ -40,6 +40,7 @@ def quiet() -> Iterator[Said]:
         What was said; its ``text`` is filled when the block ends, also by an exception.
     """
     said, disabled = Said(), logging.root.manager.disable
+    level, handlers = logging.root.level, list(logging.root.handlers)
     with tempfile.TemporaryFile("a+b") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
@@ -48,6 +49,9 @@ def quiet() -> Iterator[Said]:
                 yield said
         finally:
             logging.disable(disabled)
+            # Converters set up the root logger as if they were the program.
+            logging.root.setLevel(level)
+            logging.root.handlers[:] = handlers
             file.seek(0)
             said.text = file.read().decode("utf-8", "replace")
 

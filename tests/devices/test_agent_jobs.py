@@ -268,7 +268,7 @@ def test_without_numpy_facts_are_told_and_the_rest_is_refused(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"backend": "openvino"}, "unknown backend 'openvino'"),
+        ({"backend": "abacus"}, "unknown backend 'abacus'"),
         ({"options": {"xnnpack": True}}, "has no option xnnpack"),
         ({"options": {"optimization": "most"}}, "optimization must be"),
     ],

@@ -216,7 +216,7 @@ def test_a_file_that_crashes_its_runtime(boards: Boards, dense: Subject, tmp_pat
     session = boards.open(environment=shadow(tmp_path, "onnxruntime", textwrap.dedent(CRASH)))
     events = list(session.run(Job("check", (dense,))))
     message = last_error(events, "crash")
-    assert message.startswith("board: the agent was killed by SIGSEGV\n")
+    assert message.startswith("board: the agent was killed by SIGSEGV before it was done\n")
     assert "in load" in message, "the agent says where it was"
     assert events[-1]["id"] == "dense"
 
@@ -278,8 +278,8 @@ def test_the_agent_is_killed_for_memory(
     assert only(events, "checked")["id"] == "dense"
     message = last_error(events, "crash")
     assert message.splitlines()[0] == (
-        "board: the agent was killed by SIGKILL; its system does that when memory runs out: see "
-        "`dmesg` there"
+        "board: the agent was killed by SIGKILL before it was done; its system does that when "
+        "memory runs out: see `dmesg` there"
     )
     assert events[-1]["id"] == "hungry"
 

@@ -40,6 +40,15 @@ def test_all_is_loud_again_afterwards(capfd, caplog):
         warnings.warn("warning after", UserWarning, stacklevel=1)
 
 
+def test_the_root_logger_is_as_it_was():
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    with quiet():
+        root.setLevel(logging.CRITICAL)
+        root.addHandler(logging.StreamHandler())
+    assert (root.level, root.handlers) == (level, handlers)
+
+
 def test_an_exception_passes_and_what_was_said_is_there(capfd):
     with pytest.raises(ValueError, match="broken"), quiet() as said:  # noqa: PT012
         print("first\n\nsecond\nthird")
