@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 
 from edgevit.errors import BundleError, OutputError, UsageError
 
-__all__ = ["GOLDEN", "MANIFEST", "SCHEMA", "SCHEMA_VERSION", "Bundle", "hash_file", "write_bundle"]
+__all__ = [
+    "GOLDEN",
+    "MANIFEST",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "hash_file",
+    "held",
+    "write_bundle",
+]
 
 SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
@@ -212,7 +221,7 @@ def write_bundle(destination: str | Path) -> Iterator[Path]:
     """
     target = Path(destination).resolve()
     _check_destination(target)
-    with _lock(target):
+    with held(target, "export"):
         for leftover in target.parent.glob(f".{target.name}.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with _disk_errors(target):
@@ -267,7 +276,16 @@ _DISK_ERRORS = {
 
 
 @contextlib.contextmanager
-def _lock(target: Path) -> Iterator[None]:
+def held(target: Path, what: str) -> Iterator[None]:
+    """Keep others from writing to a folder meanwhile.
+
+    Args:
+        target: the folder, resolved.
+        what: is writing there (``"export"``); the others are told.
+
+    Raises:
+        OutputError: somebody else is writing there.
+    """
     from filelock import FileLock, Timeout
     from platformdirs import user_cache_path
 
@@ -280,7 +298,7 @@ def _lock(target: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise OutputError(
-            f"another export is writing {target}", hint="wait for it, or choose another -o"
+            f"another {what} is writing {target}", hint="wait for it, or choose another -o"
         ) from None
     try:
         yield

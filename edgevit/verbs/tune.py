@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.base import SILENCE_S, Device, Event, Job, Schedule, Session
 from devices.resolve import find_device
-from edgevit.bundle import Bundle, write_bundle
+from edgevit.bundle import Bundle, held, write_bundle
 from edgevit.errors import (
     CheckError,
     DeviceError,
@@ -158,7 +158,7 @@ def tune(
     named = {k: v for k, v in source_options.items() if v is not None}
     key = digest([_name_of(model), asked, named, _code()])
     folder = Path(output)
-    with _held(folder):
+    with held(folder.resolve(), "tuning"):
         state = State.open(folder, key, fresh=fresh)
         if state.exporting_s or state.stages:
             spent = state.exporting_s + state.measuring_s
@@ -204,27 +204,6 @@ def _code() -> list[Any]:
     from edgevit.versions import code_digest, tool_versions
 
     return [code_digest(), tool_versions()]
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep two tunings from writing to the same folder."""
-    from filelock import FileLock, Timeout
-    from platformdirs import user_cache_path
-
-    locks = user_cache_path("edgevit") / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"tune-{digest(str(folder.resolve()))}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UnavailableError(
-            f"another tuning is writing to {folder}", hint="wait for it, or choose another -o"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass

@@ -17,6 +17,7 @@ from bench_kit import Board, Session, modes
 import edgevit.tuning.space as space
 import edgevit.verbs.tune as tuning
 from devices.base import Event, Job, Schedule
+from edgevit.bundle import held
 from edgevit.errors import DeviceError, OptionError, OutputError, UnavailableError, UnknownNameError
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, slug
@@ -183,6 +184,14 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UnavailableError, match="never tuned") as never:
         export(BLOCK, device="rpi4", tuned=True, output=tmp_path / "exports")
     assert "edgevit tune" in str(never.value.hint)
+
+
+def test_two_tunings_into_one_place(tmp_path: Path) -> None:
+    with (
+        held(tmp_path.resolve(), "tuning"),
+        pytest.raises(OutputError, match="another tuning is writing"),
+    ):
+        tune(BLOCK, formats=["onnx"], budget_s=30, output=tmp_path)
 
 
 def test_a_larger_budget_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
