@@ -21,7 +21,7 @@ from devices.base import Schedule
 from edgevit.errors import EdgevitError
 from edgevit.measure.profile import Profile
 
-MODELS = ("efficientvit_m0", "deit_tiny", "deit_tiny+sima", "elevit", "xcit_tiny_12_p16")
+MODELS = ("efficientvit_m0", "deit_tiny", "deit_tiny+sima", "elevit", "xcit_tiny_20_p16")
 HEADS = (
     "model", "format", "plain ms", "profiled", "operators", "blocks", "blocks by operators",
     "softmax", "GELU", "memory-bound", "status",

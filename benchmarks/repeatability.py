@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where bundle and results stay")
     asked = parser.parse_args()
     folder = asked.folder or Path(tempfile.mkdtemp())
-    bundle = bundle_in(folder / asked.model, asked.model)
+    bundle = bundle_in(folder, asked.model)
     results = folder / f"{asked.model}-results"
     while (done := len(runs(results))) < asked.times:
         began = time.monotonic()
@@ -44,9 +44,9 @@ def main() -> None:
 
 
 def bundle_in(folder: Path, model: str) -> Bundle:
-    """The bundle of an earlier call, or a new one."""
-    if folder.exists():
-        return Bundle.open(folder)
+    """The bundle of an earlier call, or a new one, in a folder of the model's name."""
+    if (folder / model).exists():
+        return Bundle.open(folder / model)
     return edgevit.export(model, formats=["onnx", "tflite", "torch"], output=folder)
 
 
