@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from edgevit.source import Source
 
 __all__ = [
-    "CANDIDATES", "CONTROL", "NAIVE", "OURS", "Candidate", "NothingToDoError", "Workbench",
+    "CANDIDATES", "CONTROL", "NAIVE", "OURS", "USUAL", "Candidate", "NothingToDoError", "Workbench",
     "graph_hash", "pass_candidates",
 ]  # fmt: skip
 
 NAIVE = "naive"
 OURS = "edgevit, onnxruntime"
 CONTROL = "the same again"
+USUAL = "naive, written the usual way"
 #: Formats of edgevit by the runtime that runs them.
 FORMATS = {
     "onnxruntime": "onnx",
@@ -45,7 +46,7 @@ Run = Callable[[Array], Array]
 
 
 class NothingToDoError(Exception):
-    """A pass has nothing to rewrite in a model."""
+    """A pass has nothing to rewrite in a model, or a model is written the usual way anyhow."""
 
 
 @dataclass
@@ -66,6 +67,19 @@ class Workbench:
     def naive_file(self) -> Path:
         """``torch.onnx.export(dynamo=True)``, weights inside."""
         return naive_file(self.source, self.folder / "naive.onnx", dynamo=True)
+
+    @cached_property
+    def textbook(self) -> Source:
+        """The same weights in a model that is written the usual way.
+
+        Raises:
+            NothingToDoError: it is written that way already.
+        """
+        from benchmarks.textbook import textbook
+
+        if (source := textbook(self.source)) is None:
+            raise NothingToDoError
+        return source
 
     def finds(self, names: Sequence[str], name: str) -> bool:
         """Whether one of the passes rewrites anything where all of them run."""
@@ -141,6 +155,11 @@ def slimmed(bench: Workbench) -> Run:
     import onnxslim
 
     return onnx_session(onnxslim.slim(onnx.load(bench.naive_file)).SerializeToString())
+
+
+def usual(bench: Workbench) -> Run:
+    path = bench.folder / "usual.onnx"
+    return onnx_session(naive_file(bench.textbook, path, dynamo=True))
 
 
 def eager(bench: Workbench) -> Run:
@@ -246,11 +265,19 @@ RUNNERS: dict[str, Callable[[Path], Run]] = {
 # -- our files -------------------------------------------------------------------------------------
 
 
-def ours(bench: Workbench, *, runner: str, more: str | None = None, less: str | None = None) -> Run:
+def ours(
+    bench: Workbench,
+    *,
+    runner: str,
+    more: str | None = None,
+    less: str | None = None,
+    textbook: bool = False,
+) -> Run:
     """edgevit's own file, run as the naive ones are.
 
     Raises:
-        NothingToDoError: the pass that is to be more or less finds nothing here.
+        NothingToDoError: the pass that is to be more or less finds nothing here, or there is no
+            other way to write the model.
     """
     from edgevit.verbs.export import export_source, make_plan
 
@@ -261,7 +288,8 @@ def ours(bench: Workbench, *, runner: str, more: str | None = None, less: str | 
         if not bench.finds([*asked, changed], changed):
             raise NothingToDoError
         chosen = {"passes": asked}
-    bundle = export_source(bench.source, make_plan(name, **chosen), bench.own_folder())
+    source = bench.textbook if textbook else bench.source
+    bundle = export_source(source, make_plan(name, **chosen), bench.own_folder())
     return RUNNERS[runner](bundle.path / bundle.manifest["artifacts"][name]["file"])
 
 
@@ -309,6 +337,12 @@ CANDIDATES = (
     Candidate("onnxsim", simplified, ("onnxsim",)),
     Candidate("onnxslim", slimmed, ("onnxslim",)),
     _ours("onnxruntime"),
+    Candidate(USUAL, usual),
+    Candidate(
+        "edgevit of the usual way",
+        functools.partial(ours, runner="onnxruntime", textbook=True),
+        ours=True,
+    ),
     Candidate("OpenVINO of the naive file", openvino, ("openvino",)),
     _ours("openvino", ("openvino",)),
     Candidate("LiteRT, naive", litert, LITERT),

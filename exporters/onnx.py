@@ -19,6 +19,7 @@ import numpy as np
 from edgevit.errors import ConversionError, MissingExtraError, OptionError
 from exporters.base import Array, Artifact, CannotVerifyError, ExporterOptions, Runner
 from exporters.onnx_checks import check_model, check_runs, open_session, run_session
+from exporters.onnx_norms import keep_norms_apart
 from exporters.onnx_routes import WRITERS, restore_inputs, simplified
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class OnnxOptions(ExporterOptions):
         opset: 13 to 20. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
         simplify: run onnxsim over the model.
+        split_layers: a Linear for each piece that is cut of one's output, query, key and value
+            mostly: 1 to 3 % faster in onnxruntime. The newer exporter leaves them together.
         exporter: ``"torchscript"``, ``"dynamo"``, or ``"auto"``: the first, and the second if the
             first fails.
 
@@ -51,6 +54,7 @@ class OnnxOptions(ExporterOptions):
     opset: int = 17
     ir_version: int | None = None
     simplify: bool = False
+    split_layers: bool = True
     exporter: str = AUTO
 
     def __post_init__(self) -> None:
@@ -58,8 +62,9 @@ class OnnxOptions(ExporterOptions):
         if self.ir_version is not None:
             hint = f"opset {self.opset} came with IR version {ERA_IR[self.opset]}"
             _check_number("ir_version", self.ir_version, ERA_IR[self.opset], NEWEST_IR, hint)
-        if not isinstance(self.simplify, bool):
-            raise OptionError("simplify", expected="true or false", got=self.simplify)
+        for name in ("simplify", "split_layers"):
+            if not isinstance(got := getattr(self, name), bool):
+                raise OptionError(name, expected="true or false", got=got)
         if self.exporter not in (AUTO, *WRITERS):
             expected = " or ".join((AUTO, *WRITERS))
             raise OptionError("exporter", expected=expected, got=self.exporter)
@@ -70,6 +75,11 @@ class OnnxOptions(ExporterOptions):
     def file_ir_version(self) -> int:
         """The IR version that the file gets."""
         return self.ir_version or ERA_IR[self.opset]
+
+    @property
+    def rewrites(self) -> tuple[str, ...]:
+        """Passes that pay for this file alone."""
+        return ("split_layers",) if self.split_layers else ()
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -141,7 +151,8 @@ def _attempt(
     route: str, program: Program, path: Path, options: OnnxOptions
 ) -> Artifact | ConversionError:
     try:
-        _write(WRITERS[route](program, options.opset, path), path, program, options)
+        made = WRITERS[route](program, options.opset, path, options.rewrites)
+        _write(made, path, program, options)
         model = _read(path)
         check_model(model, program, opset=options.opset, ir_version=options.file_ir_version)
         check_runs(path, program)
@@ -155,6 +166,7 @@ def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> No
 
     model = simplified(model) if options.simplify else model
     restore_inputs(model, program)
+    keep_norms_apart(model.graph)
     model.ir_version = options.file_ir_version
     try:
         onnx.save_model(model, path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["WRITERS", "example", "restore_inputs", "simplified"]
 
 
-def by_torchscript(program: Program, opset: int, path: Path) -> Any:
+def by_torchscript(program: Program, opset: int, path: Path, rewrites: Sequence[str] = ()) -> Any:
     """The older exporter's model; writes it to ``path`` on the way.
+
+    Args:
+        program: stays as it is.
+        opset: of the file.
+        path: of the file.
+        rewrites: passes that this file alone gets.
 
     Raises:
         ConversionError: an operator that it does not know at this opset.
@@ -38,14 +44,18 @@ def by_torchscript(program: Program, opset: int, path: Path) -> Any:
     import onnx
     import torch
 
+    from edgevit.passes import passes
     from exporters.traceable import layer_in_name, make_traceable
 
+    module = program.graph_module()
+    for rule in passes(rewrites):
+        rule(module)
     inputs, outputs = [s.name for s in program.inputs], [s.name for s in program.outputs]
     dynamic = {name: {0: "batch"} for name in inputs + outputs} if program.dynamic_batch else None
     try:
         with quiet(), torch.no_grad():
             torch.onnx.export(
-                make_traceable(program.graph_module()),
+                make_traceable(module),
                 tuple(torch.from_numpy(array) for array in example(program)),
                 path,
                 dynamo=False,
@@ -61,8 +71,8 @@ def by_torchscript(program: Program, opset: int, path: Path) -> Any:
     return model
 
 
-def by_dynamo(program: Program, opset: int, path: Path) -> Any:
-    """The newer exporter's model.
+def by_dynamo(program: Program, opset: int, path: Path, rewrites: Sequence[str] = ()) -> Any:
+    """The newer exporter's model, without rewrites of its own: they would have to be captured.
 
     Raises:
         ConversionError: an operator that it does not know, or onnxscript is not installed.
@@ -94,7 +104,7 @@ def by_dynamo(program: Program, opset: int, path: Path) -> Any:
 
 
 #: By the name that the option ``exporter`` and the manifest use.
-WRITERS: Mapping[str, Callable[[Program, int, Path], Any]] = {
+WRITERS: Mapping[str, Callable[..., Any]] = {
     "torchscript": by_torchscript,
     "dynamo": by_dynamo,
 }

@@ -35,8 +35,12 @@ PIPELINE: tuple[str, ...] = (
     # Before every exact rewrite: it changes what the model computes, and what follows is then
     # checked against the changed model. It also looks for formulas, which a rewrite could break up.
     "substitute_relu",
+    # Before all that looks for products and factors.
+    "spell_out_attention",
     # Before all that reads constants: then it finds them, whatever they are computed from.
     "fold_constants",
+    # Only then is a mask that is computed from constants one itself.
+    "lower_masks",
     # Before constant factors are folded, which would have to pass the norms otherwise.
     "scales_past_products",
     # Before BatchNorms are folded: what is behind one becomes part of it, and goes where it goes.
@@ -45,17 +49,15 @@ PIPELINE: tuple[str, ...] = (
     "fold_batchnorm",
     # Only then is the residual's other term the convolution itself.
     "residual_into_depthwise",
-    # Last of all that look for layers: those before find one where these leave several.
+    # Last of all that look for layers: those before find one where this leaves several.
     "split_layers",
-    "activation_before_concat",
 )
 
 #: Those that change no result.
 EXACT: tuple[str, ...] = tuple(name for name in PIPELINE if name != "substitute_relu")
-#: Those of them that an export makes unless it is told which: they hurt on no runtime.
-DEFAULT: tuple[str, ...] = tuple(
-    name for name in EXACT if name not in {"split_layers", "activation_before_concat"}
-)
+#: Those of them that an export makes for every format unless it is told which. ONNX files get
+#: ``split_layers`` by an option of their own: it pays in onnxruntime and OpenVINO alone.
+DEFAULT: tuple[str, ...] = tuple(name for name in EXACT if name != "split_layers")
 #: Those that every export makes, since converters differ in what they do by themselves here.
 TIDYING: tuple[str, ...] = ("drop_identities", "fold_constants")
 

@@ -20,6 +20,7 @@ COST: Mapping[str, float] = {"onnx": 1, "openvino": 1, "torch": 1, "executorch":
 USUAL_COST = 3.0
 #: Options of files other than the default ones, by format.
 FILES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "onnx": ({"split_layers": False},),
     "tflite": ({"layout": "nhwc"},),
     "executorch": ({"xnnpack": False},),
 }
@@ -78,14 +79,12 @@ class Candidate:
 def pass_sets() -> dict[str, tuple[str, ...]]:
     """Sets of exact rewrites by name, the likeliest first.
 
-    The default one, none, the default one with each pass that is not in it and with all of them,
-    and without each that is.
+    The default one, none, the default one with each pass that is not in it, and without each that
+    is.
     """
     optional = [name for name in EXACT if name not in {*DEFAULT, *TIDYING}]
     sets: dict[str, tuple[str, ...]] = {"default": DEFAULT}
     sets |= {f"+{name}": (*DEFAULT, name) for name in optional}
-    if len(optional) > 1:
-        sets["all"] = EXACT
     sets["none"] = ()
     for name in DEFAULT:
         if name not in TIDYING:

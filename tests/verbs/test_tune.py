@@ -38,6 +38,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def only(monkeypatch: pytest.MonkeyPatch, *settings: Mapping[str, Any]) -> None:
     """These settings of onnxruntime are the only variants."""
+    monkeypatch.setattr(space, "FILES", {})
     monkeypatch.setattr(space, "SETTINGS", {"onnxruntime": settings})
     monkeypatch.setattr(space, "pass_sets", lambda: {"default": space.DEFAULT})
 
