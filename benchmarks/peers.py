@@ -16,14 +16,17 @@ rewrite's part is looked for, the file of all default rewrites is the base inste
 
 ``--publish`` writes ``docs/performance.json``, row by row, and ends with 3 where the machine is
 busy, before a row or during it. The same command goes on later: a row that was published with the
-same graph and versions is not measured again unless ``--again`` says so.
+same graph, exporters and versions is not measured again unless ``--again`` says so. A row of
+``zoo-1`` and ``zoo-16`` ends as soon as it is on one side of what no model may fall below.
 ``python -m benchmarks.performance_page`` makes ``docs/performance.md`` of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
+import hashlib
 import json
 import os
 import random
@@ -43,6 +46,7 @@ from benchmarks.ratios import compare
 from benchmarks.ways import (
     CANDIDATES,
     CONTROL,
+    FORMATS,
     NAIVE,
     OURS,
     Array,
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from edgevit.source import Source
 
 RECORD = Path(__file__).parents[1] / "docs" / "performance.json"
+EXPORTERS = Path(__file__).parents[1] / "exporters"
 #: One of each family, and those whose rewrites were expected to pay.
 MODELS = (
     "efficientvit_m0", "efficientvit_m2", "efficientvit_m4", "efficientvit_m5", "elevit",
@@ -77,6 +82,8 @@ BUSY = 1.5
 #: How long the load may take to fall again after files were made.
 SETTLE_S = 180.0
 WRONG = 1e-4
+#: No model of the zoo may be below it in onnxruntime, as a multiple of the naive file's speed.
+FLOOR = 0.98
 BLOCK_S = 0.04
 WARM_UP = 3
 #: A median's 95 % interval needs six rounds; with nine it is none of the extremes.
@@ -116,7 +123,17 @@ class Kind:
             base, *others = CANDIDATES
             return [base, Candidate(CONTROL, naive), *others]
         chosen = [c for c in CANDIDATES if c.name in (NAIVE, OURS)]
-        return [chosen[0], Candidate(CONTROL, naive), *chosen[1:]]
+        return chosen if self.floor else [chosen[0], Candidate(CONTROL, naive), *chosen[1:]]
+
+    @property
+    def floor(self) -> float | None:
+        """Where a row ends as soon as it is on one side of this ratio, that; or None."""
+        return FLOOR if self.name.startswith("zoo") else None
+
+    @property
+    def formats(self) -> list[str]:
+        """Those that its files of edgevit's have."""
+        return list(FORMATS.values()) if self.name == "batch-1" else ["onnx"]
 
 
 KINDS = (
@@ -136,10 +153,14 @@ class Racer:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a race lasts: so many rounds, but fewer where that many seconds are over."""
+    """How long a race lasts: so many rounds, but fewer where that many seconds are over.
 
-    rounds: int = 31
+    With a floor, fewer also where the last candidate is shown to be on one side of it.
+    """
+
+    rounds: int = 151
     seconds: float = 75.0
+    floor: float | None = None
 
 
 # -- the race --------------------------------------------------------------------------------------
@@ -152,6 +173,7 @@ def examine(
     batch: int = 1,
     limits: Limits | None = None,
     known: Mapping[str, Any] | None = None,
+    formats: Sequence[str] = ("onnx",),
 ) -> dict[str, Any] | None:
     """A row: each candidate's times, or why it has none; None if the known row still holds."""
     import torch
@@ -161,7 +183,7 @@ def examine(
     torch.set_num_threads(1)
     limits, start = limits or Limits(), time.perf_counter()
     source = model_source(model, batch=batch, seed=0)
-    identity = {"graph": graph_hash(source), "versions": versions()}
+    identity = {"graph": graph_hash(source), "code": code(formats), "versions": versions()}
     names = [candidate.name for candidate in candidates]
     if known is not None and is_current(known, identity, names):
         return None
@@ -237,8 +259,16 @@ def race(racers: Sequence[Racer], x: Array, limits: Limits) -> float | None:
         shuffler.shuffle(order)
         for racer in order:
             block(racer, x)
+        if number >= LEAST_ROUNDS and limits.floor and is_told(racers, limits.floor):
+            break
     gc.enable()
     return watch.cores()
+
+
+def is_told(racers: Sequence[Racer], floor: float) -> bool:
+    """Whether the last one's speed is above or below a share of the first one's."""
+    found = compare(racers[0].seconds, racers[-1].seconds)
+    return len(racers) > 1 and not found.low <= floor <= found.high
 
 
 def block(racer: Racer, x: Array) -> None:
@@ -304,6 +334,15 @@ def circumstances(others: float | None) -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Of everything that takes part; None for what is not installed."""
     return tool_versions(PACKAGES)
+
+
+def code(formats: Sequence[str]) -> str:
+    """Hash of what writes the formats."""
+    digest = hashlib.sha256()
+    for pattern in ("base.py", "traceable.py", *(f"{name}*.py" for name in formats)):
+        for file in sorted(EXPORTERS.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def count(source: Source) -> int:
@@ -377,7 +416,10 @@ def row_of(
     """One row of a kind, with those candidates whose names are wanted."""
     first, *others = kind.candidates()
     chosen = [first, *(c for c in others if wanted(c.name, only))]
-    return examine(model, chosen, batch=kind.batch, limits=limits, known=known)
+    limits = dataclasses.replace(limits, floor=kind.floor)
+    return examine(
+        model, chosen, batch=kind.batch, limits=limits, known=known, formats=kind.formats
+    )
 
 
 def wanted(name: str, only: str | None) -> bool:

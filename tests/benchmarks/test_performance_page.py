@@ -237,3 +237,25 @@ def test_a_candidate_that_is_wrong_or_breaks_gets_no_time(tmp_path):
     assert (racer, found["status"]) == (None, "absent")
     racer, found = peers.load(Candidate("right", eager), bench, x, want)
     assert (racer.name, found["status"]) == ("right", "ok")
+
+
+def test_a_race_with_a_floor_ends_when_it_is_told():
+    def timed(factor, step=1):
+        racer = peers.Racer("", lambda x: None)
+        racer.seconds = [factor * (1 + 0.01 * (n * step % 5)) for n in range(12)]
+        return racer
+
+    assert peers.is_told([timed(1.0), timed(0.9)], peers.FLOOR)
+    assert peers.is_told([timed(1.0), timed(1.2)], peers.FLOOR)
+    assert not peers.is_told([timed(1.0), timed(1.02, step=2)], peers.FLOOR)
+    assert not peers.is_told([timed(1.0)], peers.FLOOR)
+    assert [kind.floor for kind in KINDS] == [None, None, None, peers.FLOOR, peers.FLOOR]
+
+
+def test_a_row_is_measured_anew_when_an_exporter_has_changed(monkeypatch, tmp_path):
+    before = peers.code(["onnx"])
+    for name in ("base.py", "traceable.py", "onnx.py"):
+        (tmp_path / name).write_text((peers.EXPORTERS / name).read_text())
+    monkeypatch.setattr(peers, "EXPORTERS", tmp_path)
+    assert peers.code(["onnx"]) != before
+    assert peers.code(["tflite"]) != peers.code(["onnx"])
