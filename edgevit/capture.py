@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import gc
 import hashlib
+import operator
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -24,16 +29,27 @@ class Program:
     """A captured graph with what its border looks like.
 
     Args:
-        exported: torch's own program; the weights are in it.
+        origin: torch's own program, or a rewritten graph of one; the weights are in it.
         inputs: names, shapes (batch first, as captured) and kinds of the inputs, in order.
         outputs: the same of the outputs.
         dynamic_batch: whether the first axis of every input and output may vary.
     """
 
-    exported: ExportedProgram
+    origin: ExportedProgram | fx.GraphModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     dynamic_batch: bool = False
+
+    @cached_property
+    def exported(self) -> ExportedProgram:
+        """torch's own program; a rewritten graph is captured for it when it is first asked for.
+
+        Raises:
+            ConversionError: torch.export cannot trace the rewritten graph.
+        """
+        if isinstance(self.origin, ExportedProgram):
+            return self.origin
+        return capture(self.graph_module(), self.inputs, dynamic_batch=self.dynamic_batch).exported
 
     def graph_module(self) -> fx.GraphModule:
         """A GraphModule of the program, parameters as attributes, without input guards.
@@ -54,44 +70,44 @@ class Program:
             out = self._runner(*inputs)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
-    @property
+    @cached_property
     def _unlifted(self) -> fx.GraphModule:
         # Putting the weights back in their places takes many times what copying a graph takes.
-        cached: fx.GraphModule | None = self.__dict__.get("_cached_unlifted")
-        if cached is None:
-            cached = self.exported.module(check_guards=False)
-            object.__setattr__(self, "_cached_unlifted", cached)
-        return cached
+        if isinstance(self.origin, fx.GraphModule):
+            return self.origin
+        made: fx.GraphModule = self.origin.module(check_guards=False)
+        return made
 
-    @property
+    @cached_property
     def _runner(self) -> fx.GraphModule:
-        cached: fx.GraphModule | None = self.__dict__.get("_cached_runner")
-        if cached is None:
-            cached = self.graph_module()
-            object.__setattr__(self, "_cached_runner", cached)
-        return cached
+        return self.graph_module()
 
-    def recapture(self, module: nn.Module) -> Program:
-        """Capture a rewritten graph again, with this program's inputs and dynamic batch."""
-        return capture(module, self.inputs, dynamic_batch=self.dynamic_batch)
+    def rewritten(self, module: fx.GraphModule) -> Program:
+        """The program of a rewritten graph of this one, which takes and gives the same."""
+        return dataclasses.replace(self, origin=module)
 
     def fingerprint(self) -> str:
         """sha256 over the graph's operators, arguments and weights: the program's identity."""
         digest = hashlib.sha256()
         numbers: dict[str, int] = {}
-        for node in self.exported.graph.nodes:
+        for node in self._unlifted.graph.nodes:
             numbers[node.name] = len(numbers)
-            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{numbers[n.name]}")
-            digest.update(f"{node.op} {node.target} {arguments}\n".encode())
-        held: dict[str, Any] = {**self.exported.constants, **self.exported.state_dict}
-        for name, tensor in sorted(held.items()):
-            if not isinstance(tensor, Tensor):
+            if node.op == "get_attr":  # what it holds counts, not what it is called
+                held = operator.attrgetter(str(node.target))(self._unlifted)
+                digest.update(_content(held))
                 continue
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-            )
+            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{numbers[n.name]}")
+            target = node.target if node.op == "call_function" else ""
+            digest.update(f"{node.op} {target} {arguments}\n".encode())
         return digest.hexdigest()
+
+
+def _content(held: Any) -> bytes:
+    """Shape, type and numbers of a tensor; nothing for anything else."""
+    if not isinstance(held, Tensor):
+        return b""
+    numbers = held.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return f"{tuple(held.shape)} {held.dtype}".encode() + hashlib.sha256(numbers.data).digest()
 
 
 def half_weights(
@@ -178,7 +194,7 @@ def capture(
     tensors = tuple(torch.randn(s.shape, generator=generator) for s in specs)
     dynamic = tuple({0: Dim("batch")} for _ in specs) if dynamic_batch else None
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _without_collector():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model.eval(), tensors, dynamic_shapes=dynamic)
     except EdgevitError:
@@ -190,6 +206,18 @@ def capture(
             "branches on tensor values cannot be captured",
         ) from error
     return Program(exported, tuple(inputs), _outputs(exported, inputs), dynamic_batch)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """No garbage is looked for meanwhile: among a capture's many objects that takes a tenth."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _outputs(exported: ExportedProgram, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

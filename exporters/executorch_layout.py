@@ -61,7 +61,7 @@ def softmax_in_rows(program: Program) -> Program:
     found = [node for node in graph.graph.nodes if _is_of_a_map(node)]
     for node in found:
         _reshape_round(graph.graph, node)
-    return program.recapture(graph) if found else program
+    return program.rewritten(graph) if found else program
 
 
 def _is_of_a_map(node: fx.Node) -> bool:

@@ -83,8 +83,8 @@ def run_passes(program: Program, names: Sequence[str]) -> tuple[Program, tuple[P
         names: of the passes; they run in the order of :data:`PIPELINE`.
 
     Returns:
-        The rewritten program, captured anew, with weights that nothing uses any more gone; the very
-        same program if no pass found anything. And a report for each pass.
+        The rewritten program, with weights that nothing uses any more gone; the very same program
+        if no pass found anything. And a report for each pass.
 
     Raises:
         UnknownNameError: no pass has that name.
@@ -102,4 +102,4 @@ def run_passes(program: Program, names: Sequence[str]) -> tuple[Program, tuple[P
     module.graph.eliminate_dead_code()
     module.graph.lint()
     # A GraphModule takes over the constants that its graph uses, and no others.
-    return program.recapture(fx.GraphModule(module, module.graph)), tuple(reports)
+    return program.rewritten(fx.GraphModule(module, module.graph)), tuple(reports)

@@ -363,8 +363,11 @@ def bundle_name(source: Source, plan: Plan) -> str:
         parts.append(plan.activation)
     if not plan.fold_batchnorm:
         parts.append("unfolded")
-    if left_out := [name for name in DEFAULT if name not in {*plan.passes, *TIDYING}]:
-        parts += ["without", *map(slug, left_out)]
+    choice = [name for name in DEFAULT if name not in TIDYING]
+    kept = [name for name in choice if name in plan.passes]
+    if left_out := [name for name in choice if name not in kept]:
+        shorter = ["without", *left_out] if len(left_out) <= len(kept) else ["only", *kept]
+        parts += [slug(word) for word in shorter] if kept else ["unrewritten"]
     if added := [name for name in EXACT if name in plan.passes and name not in DEFAULT]:
         parts += ["with", *map(slug, added)]
     if plan.dynamic_batch:

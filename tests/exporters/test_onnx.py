@@ -207,7 +207,7 @@ def test_one_file_with_everything_in_it(tmp_path):
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_nodes_are_called_by_their_layer(exporter, tmp_path):
     program = elevit()
-    program = program.recapture(program.graph_module())  # as it is after a pass
+    program = program.rewritten(program.graph_module())  # as it is after a pass
     write(EXPORTER, program, tmp_path, exporter=exporter, opset=18)
     names = [node.name for node in read(tmp_path).graph.node]
     assert len(names) == len(set(names))

@@ -9,6 +9,7 @@ from torch import nn
 from edgevit.capture import capture
 from edgevit.errors import UnknownNameError
 from edgevit.passes import PIPELINE, passes, run_passes
+from edgevit.passes.graph import operation
 from edgevit.tensorspec import TensorSpec
 from edgevit.zoo.randomize import randomize_
 
@@ -54,7 +55,7 @@ def test_weights_that_nothing_uses_are_gone_and_the_rest_keep_their_names():
 def test_nodes_keep_the_layer_they_came_from():
     done = rewrite(model(), (1, 3, 8, 8), PIPELINE)
     layers = {
-        node.name: list(node.meta["nn_module_stack"].values())[-1][0]
+        operation(node).__name__: list(node.meta["nn_module_stack"].values())[-1][0]
         for node in done.after.graph_module().graph.nodes
         if node.op == "call_function"
     }

@@ -1,0 +1,70 @@
+"""A captured program and what becomes of it."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from edgevit.capture import capture
+from edgevit.errors import ConversionError
+from edgevit.passes import run_passes
+from edgevit.tensorspec import TensorSpec
+
+SPEC = TensorSpec("x", (1, 3, 8, 8))
+
+
+class Named(nn.Module):
+    """A convolution and its norm under any names."""
+
+    def __init__(self, first="conv", second="norm"):
+        super().__init__()
+        self.names = (first, second)
+        torch.manual_seed(0)
+        self.add_module(first, nn.Conv2d(3, 4, 3))
+        self.add_module(second, nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        first, second = (getattr(self, name) for name in self.names)
+        return second(first(x)).relu()
+
+
+def test_the_fingerprint_goes_by_numbers_and_operators_not_by_names():
+    first, second = capture(Named(), [SPEC]), capture(Named("a", "b"), [SPEC])
+    assert first.fingerprint() == second.fingerprint()
+    other = Named()
+    with torch.no_grad():
+        other.conv.bias[0] += 1e-6
+    assert capture(other, [SPEC]).fingerprint() != first.fingerprint()
+    folded, _ = run_passes(first, ["fold_batchnorm"])
+    assert folded.fingerprint() != first.fingerprint()
+    again, _ = run_passes(second, ["fold_batchnorm"])
+    assert again.fingerprint() == folded.fingerprint()
+
+
+def test_a_rewritten_program_is_captured_when_that_is_asked_for():
+    program = capture(Named().eval(), [SPEC], dynamic_batch=True)
+    folded, _ = run_passes(program, ["fold_batchnorm"])
+    x = torch.randn(5, 3, 8, 8)
+    with torch.inference_mode():
+        (want,), got = folded(x), folded.exported.module()(x)
+    assert torch.equal(want, got)
+    assert folded.exported is folded.exported
+    assert not [name for name in folded.exported.state_dict if "running" in name]
+    assert (folded.inputs, folded.outputs) == (program.inputs, program.outputs)
+
+
+def test_a_capture_leaves_the_collector_as_it_was():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ConversionError):
+        capture(Branches(), [SPEC])
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        capture(Named(), [SPEC])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
