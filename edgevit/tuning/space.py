@@ -15,9 +15,9 @@ from edgevit.passes import DEFAULT, EXACT, TIDYING
 
 __all__ = ["Candidate", "cheapest_first", "pass_sets", "usable_formats", "variants"]
 
-#: How long formats take to be written, compared with ONNX; others are in between.
-COST: Mapping[str, float] = {"onnx": 1, "openvino": 1, "torch": 1, "executorch": 4, "tflite": 6}
-USUAL_COST = 3.0
+#: How long formats take to be written once the graph is there, compared with ONNX.
+COST: Mapping[str, float] = {"onnx": 1, "torch": 2, "openvino": 3, "tflite": 10, "executorch": 25}
+USUAL_COST = 8.0
 #: Options of files other than the default ones, by format.
 FILES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "onnx": ({"split_layers": False},),
