@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,11 @@ def reproduce(
     schedule = _schedule(asked, quick, runs, seed)
     folder = Path(output) / asked.name if output is not None else None
     results: list[Result] = []
-    for images in sizes:
+    # A bench for each group of rows that are compared: more than a few share no job otherwise, and
+    # what happens to the machine between jobs would be taken for a difference.
+    for images, group in product(sizes, asked.groups):
         results += bench(
-            _subjects(asked),
+            _subjects(group),
             device=one,
             formats=wanted,
             threads=count,
@@ -116,10 +119,10 @@ def _check_formats(wanted: Sequence[str], device: Device) -> None:
             )
 
 
-def _subjects(protocol: Protocol) -> list[BenchSubject]:
+def _subjects(names: Sequence[str]) -> list[BenchSubject]:
     """Models by name, blocks by the label they have in SimA's suite."""
     blocks = {s.label: s for s in find_suite("sima-table3").subjects if not isinstance(s, str)}
-    return [blocks.get(name, name) for name in protocol.subjects]
+    return [blocks.get(name, name) for name in names]
 
 
 def _schedule(protocol: Protocol, quick: bool, runs: int | None, seed: int) -> Schedule:
