@@ -272,8 +272,9 @@ def ours(
     more: str | None = None,
     less: str | None = None,
     textbook: bool = False,
+    whole: bool = False,
 ) -> Run:
-    """edgevit's own file, run as the naive ones are.
+    """edgevit's own file, run as the naive ones are; ``whole`` leaves the layers of ONNX uncut.
 
     Raises:
         NothingToDoError: the pass that is to be more or less finds nothing here, or there is no
@@ -288,6 +289,10 @@ def ours(
         if not bench.finds([*asked, changed], changed):
             raise NothingToDoError
         chosen = {"passes": asked}
+    if whole:
+        if not bench.finds([*default_passes(name), "split_layers"], "split_layers"):
+            raise NothingToDoError
+        chosen = {"options": {"onnx": {"split_layers": False}}}
     source = bench.textbook if textbook else bench.source
     bundle = export_source(source, make_plan(name, **chosen), bench.own_folder())
     return RUNNERS[runner](bundle.path / bundle.manifest["artifacts"][name]["file"])
@@ -323,7 +328,9 @@ def pass_candidates() -> list[Candidate]:
     make: Any = functools.partial(ours, runner="onnxruntime")
     found = [Candidate(OURS, make, ours=True), Candidate(CONTROL, make, ours=True)]
     default = default_passes("onnx")
-    for name in [name for name in EXACT if name not in TIDYING]:
+    # An option of ONNX files, which have it anyhow.
+    found.append(Candidate("without split_layers", functools.partial(make, whole=True), ours=True))
+    for name in [name for name in EXACT if name not in {*TIDYING, "split_layers"}]:
         word, option = ("without", "less") if name in default else ("with", "more")
         made = functools.partial(make, **{option: name})
         found.append(Candidate(f"{word} {name}", made, ours=True))

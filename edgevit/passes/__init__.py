@@ -56,7 +56,7 @@ PIPELINE: tuple[str, ...] = (
 #: Those that change no result.
 EXACT: tuple[str, ...] = tuple(name for name in PIPELINE if name != "substitute_relu")
 #: Those of them that an export makes for every format unless it is told which. ONNX files get
-#: ``split_layers`` by an option of their own: it pays in onnxruntime and OpenVINO alone.
+#: ``split_layers`` by an option of their own: only in onnxruntime was it shown to pay.
 DEFAULT: tuple[str, ...] = tuple(name for name in EXACT if name != "split_layers")
 #: Those that every export makes, since converters differ in what they do by themselves here.
 TIDYING: tuple[str, ...] = ("drop_identities", "fold_constants")
