@@ -67,7 +67,7 @@ class Program:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the program; inputs and outputs in the order of ``inputs`` and ``outputs``."""
         with torch.inference_mode():
-            out = self._runner(*inputs)
+            out = self._unlifted(*inputs)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
     @cached_property
@@ -77,10 +77,6 @@ class Program:
             return self.origin
         made: fx.GraphModule = self.origin.module(check_guards=False)
         return made
-
-    @cached_property
-    def _runner(self) -> fx.GraphModule:
-        return self.graph_module()
 
     def rewritten(self, module: fx.GraphModule) -> Program:
         """The program of a rewritten graph of this one, which takes and gives the same."""

@@ -41,8 +41,6 @@ class OnnxOptions(ExporterOptions):
         opset: 13 to 20. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
         simplify: run onnxsim over the model.
-        split_layers: a Linear for each piece that is cut of one's output, query, key and value
-            mostly: 1 to 3 % faster in onnxruntime. The newer exporter leaves them together.
         exporter: ``"torchscript"``, ``"dynamo"``, or ``"auto"``: the first, and the second if the
             first fails.
 
@@ -54,7 +52,6 @@ class OnnxOptions(ExporterOptions):
     opset: int = 17
     ir_version: int | None = None
     simplify: bool = False
-    split_layers: bool = True
     exporter: str = AUTO
 
     def __post_init__(self) -> None:
@@ -62,9 +59,8 @@ class OnnxOptions(ExporterOptions):
         if self.ir_version is not None:
             hint = f"opset {self.opset} came with IR version {ERA_IR[self.opset]}"
             _check_number("ir_version", self.ir_version, ERA_IR[self.opset], NEWEST_IR, hint)
-        for name in ("simplify", "split_layers"):
-            if not isinstance(got := getattr(self, name), bool):
-                raise OptionError(name, expected="true or false", got=got)
+        if not isinstance(self.simplify, bool):
+            raise OptionError("simplify", expected="true or false", got=self.simplify)
         if self.exporter not in (AUTO, *WRITERS):
             expected = " or ".join((AUTO, *WRITERS))
             raise OptionError("exporter", expected=expected, got=self.exporter)
@@ -75,11 +71,6 @@ class OnnxOptions(ExporterOptions):
     def file_ir_version(self) -> int:
         """The IR version that the file gets."""
         return self.ir_version or ERA_IR[self.opset]
-
-    @property
-    def rewrites(self) -> tuple[str, ...]:
-        """Passes that pay for this file alone."""
-        return ("split_layers",) if self.split_layers else ()
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -151,22 +142,23 @@ def _attempt(
     route: str, program: Program, path: Path, options: OnnxOptions
 ) -> Artifact | ConversionError:
     try:
-        made = WRITERS[route](program, options.opset, path, options.rewrites)
-        _write(made, path, program, options)
+        made = WRITERS[route](program, options.opset, path)
+        rewritten = {"keep_norms_apart": _write(made, path, program, options)}
         model = _read(path)
         check_model(model, program, opset=options.opset, ir_version=options.file_ir_version)
         check_runs(path, program)
     except ConversionError as failure:
         return failure
-    return _artifact(model, path, program, options, route)
+    return _artifact(model, path, program, options, route, rewritten)
 
 
-def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> None:
+def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> int:
+    """Finish a model and write it; returns how many norms are kept apart."""
     import onnx
 
     model = simplified(model) if options.simplify else model
     restore_inputs(model, program)
-    keep_norms_apart(model.graph)
+    kept = keep_norms_apart(model.graph)
     model.ir_version = options.file_ir_version
     try:
         onnx.save_model(model, path)
@@ -175,6 +167,7 @@ def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> No
             f"ONNX: the model does not fit into one file: {error}",
             hint="a protobuf file ends at 2 GB",
         ) from error
+    return kept
 
 
 def _read(path: Path) -> Any:
@@ -184,7 +177,12 @@ def _read(path: Path) -> Any:
 
 
 def _artifact(
-    model: Any, path: Path, program: Program, options: OnnxOptions, route: str
+    model: Any,
+    path: Path,
+    program: Program,
+    options: OnnxOptions,
+    route: str,
+    rewritten: dict[str, int],
 ) -> Artifact:
     operators = Counter(node.op_type for node in model.graph.node)
     tools = ["torch", "onnx", "onnxruntime"]
@@ -203,6 +201,7 @@ def _artifact(
             "ir_version": model.ir_version,
             "exporter": route,
             "simplified": options.simplify,
+            "rewritten": rewritten,
             "dynamic_batch": program.dynamic_batch,
             "nodes": sum(operators.values()),
             "operators": dict(sorted(operators.items())),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["WRITERS", "example", "restore_inputs", "simplified"]
 
 
-def by_torchscript(program: Program, opset: int, path: Path, rewrites: Sequence[str] = ()) -> Any:
+def by_torchscript(program: Program, opset: int, path: Path) -> Any:
     """The older exporter's model; writes it to ``path`` on the way.
 
     Args:
         program: stays as it is.
         opset: of the file.
         path: of the file.
-        rewrites: passes that this file alone gets.
 
     Raises:
         ConversionError: an operator that it does not know at this opset.
@@ -44,18 +43,14 @@ def by_torchscript(program: Program, opset: int, path: Path, rewrites: Sequence[
     import onnx
     import torch
 
-    from edgevit.passes import passes
     from exporters.traceable import layer_in_name, make_traceable
 
-    module = program.graph_module()
-    for rule in passes(rewrites):
-        rule(module)
     inputs, outputs = [s.name for s in program.inputs], [s.name for s in program.outputs]
     dynamic = {name: {0: "batch"} for name in inputs + outputs} if program.dynamic_batch else None
     try:
         with quiet(), torch.no_grad():
             torch.onnx.export(
-                make_traceable(module),
+                make_traceable(program.graph_module()),
                 tuple(torch.from_numpy(array) for array in example(program)),
                 path,
                 dynamo=False,
@@ -71,8 +66,8 @@ def by_torchscript(program: Program, opset: int, path: Path, rewrites: Sequence[
     return model
 
 
-def by_dynamo(program: Program, opset: int, path: Path, rewrites: Sequence[str] = ()) -> Any:
-    """The newer exporter's model, without rewrites of its own: they would have to be captured.
+def by_dynamo(program: Program, opset: int, path: Path) -> Any:
+    """The newer exporter's model.
 
     Raises:
         ConversionError: an operator that it does not know, or onnxscript is not installed.
@@ -104,7 +99,7 @@ def by_dynamo(program: Program, opset: int, path: Path, rewrites: Sequence[str] 
 
 
 #: By the name that the option ``exporter`` and the manifest use.
-WRITERS: Mapping[str, Callable[..., Any]] = {
+WRITERS: Mapping[str, Callable[[Program, int, Path], Any]] = {
     "torchscript": by_torchscript,
     "dynamo": by_dynamo,
 }

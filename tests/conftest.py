@@ -17,9 +17,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's own cache and configuration."""
+    """No test reads or writes the user's own cache, configuration and what tune found."""
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(base / "data"))
     # Nobody writes there: a test that configures something sets a folder of its own.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(base / "no-config"))
 

@@ -166,10 +166,10 @@ def export(
 
 
 def _passes(names: str | None) -> tuple[str, ...]:
-    from edgevit.passes import DEFAULT
+    from edgevit.passes import EXACT
 
     if names is None:
-        return DEFAULT
+        return EXACT
     return () if names == "none" else tuple(split_list([names]))
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edgevit.capture import Program
 
 __all__ = [
-    "DEFAULT",
     "EXACT",
     "PIPELINE",
     "TIDYING",
@@ -51,13 +50,12 @@ PIPELINE: tuple[str, ...] = (
     "residual_into_depthwise",
     # Last of all that look for layers: those before find one where this leaves several.
     "split_layers",
+    # Behind it: a cut that is gone needs no form.
+    "move_reshapes",
 )
 
-#: Those that change no result.
+#: Those that change no result. An export makes them all unless it is told which.
 EXACT: tuple[str, ...] = tuple(name for name in PIPELINE if name != "substitute_relu")
-#: Those of them that an export makes for every format unless it is told which. ONNX files get
-#: ``split_layers`` by an option of their own: only in onnxruntime was it shown to pay.
-DEFAULT: tuple[str, ...] = tuple(name for name in EXACT if name != "split_layers")
 #: Those that every export makes, since converters differ in what they do by themselves here.
 TIDYING: tuple[str, ...] = ("drop_identities", "fold_constants")
 

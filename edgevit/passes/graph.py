@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -218,16 +219,22 @@ def add_constant(
 
 
 def _only_use(module: fx.GraphModule, old: fx.Node, node: fx.Node) -> bool:
-    same = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == old.target]
+    same = module.graph.find_nodes(op="get_attr", target=old.target)
     return same == [old] and list(old.users) == [node]
 
 
 def _free_name(module: fx.GraphModule, wanted: str) -> str:
-    taken = {name for name, _ in module.named_parameters()}
-    taken |= {name for name, _ in module.named_buffers()}
-    taken |= {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    names = (wanted if i == 0 else f"{wanted}_{i}" for i in range(len(taken) + 1))
-    return next(name for name in names if name not in taken)
+    names = chain([wanted], (f"{wanted}_{i}" for i in count(1)))
+    return next(name for name in names if not _is_taken(module, name))
+
+
+def _is_taken(module: nn.Module, path: str) -> bool:
+    value: Any = module
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module:

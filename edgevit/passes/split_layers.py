@@ -11,6 +11,10 @@ stand behind a reshape and a permutation, as most attention is written:
 
 and a five-dimensional permutation, slow everywhere, becomes three of four dimensions.
 
+On one thread of an x86-64, DeiT-S gains 1.4 +- 0.4 % in onnxruntime and 6.6 +- 1.5 % in LiteRT,
+XCiT-S12 4.7 +- 1.5 % and Swin-T 4.3 +- 3.1 % in LiteRT. In OpenVINO, in SOFT and in small ViTs
+outside onnxruntime nothing is shown, and nothing was slower.
+
 Convolutions stay whole: a product with few channels costs more than the copy that it saves (0.96 of
 EfficientViT-M5's speed in onnxruntime).
 """

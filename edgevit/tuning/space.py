@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devices.profile import DeviceProfile
-from edgevit.passes import DEFAULT, EXACT, TIDYING
+from edgevit.passes import EXACT, TIDYING
 
 __all__ = ["Candidate", "cheapest_first", "pass_sets", "usable_formats", "variants"]
 
@@ -20,7 +20,6 @@ COST: Mapping[str, float] = {"onnx": 1, "torch": 2, "openvino": 3, "tflite": 10,
 USUAL_COST = 8.0
 #: Options of files other than the default ones, by format.
 FILES: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "onnx": ({"split_layers": False},),
     "tflite": ({"layout": "nhwc"},),
     "executorch": ({"xnnpack": False},),
 }
@@ -77,18 +76,11 @@ class Candidate:
 
 
 def pass_sets() -> dict[str, tuple[str, ...]]:
-    """Sets of exact rewrites by name, the likeliest first.
-
-    The default one, none, the default one with each pass that is not in it, and without each that
-    is.
-    """
-    optional = [name for name in EXACT if name not in {*DEFAULT, *TIDYING}]
-    sets: dict[str, tuple[str, ...]] = {"default": DEFAULT}
-    sets |= {f"+{name}": (*DEFAULT, name) for name in optional}
-    sets["none"] = ()
-    for name in DEFAULT:
+    """Sets of exact rewrites by name, the likeliest first: all, none, and all but one."""
+    sets: dict[str, tuple[str, ...]] = {"default": EXACT, "none": ()}
+    for name in EXACT:
         if name not in TIDYING:
-            sets[f"-{name}"] = tuple(other for other in DEFAULT if other != name)
+            sets[f"-{name}"] = tuple(other for other in EXACT if other != name)
     return sets
 
 
@@ -119,16 +111,12 @@ def variants(
     Args:
         candidate: with the default passes, options and settings.
         backend: of the agent, that runs it.
-        rewrites: passes of the default set that found something; leaving out others changes
+        rewrites: passes that found something where all ran; leaving out others changes
             nothing.
         threads: counts that were asked for.
     """
     name = candidate.format
-    useful = [
-        word
-        for word in pass_sets()
-        if word != "default" and (not word.startswith("-") or word[1:] in rewrites)
-    ]
+    useful = [word for word in pass_sets() if word == "none" or word[1:] in rewrites]
     plain = [Candidate(name, threads=count) for count in threads if count != candidate.threads]
     tuned = [Candidate(name, settings=own) for own in SETTINGS.get(backend, ())]
     passed = [Candidate(name, word) for word in useful]

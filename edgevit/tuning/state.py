@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,9 +26,14 @@ from edgevit.measure.results import Result, write_atomically
 from edgevit.tuning.judge import Rounds
 from edgevit.tuning.space import Candidate
 
-__all__ = ["LOST", "OUT", "RACING", "SAME", "UNTRIED", "WAITING", "State", "Trial", "writing"]
+__all__ = [
+    "LEAST_RACE_S", "LOST", "OUT", "RACING", "SAME", "UNTRIED", "WAITING", "State", "Trial",
+    "writing",
+]  # fmt: skip
 
 VERSION = 1
+#: Seconds of a race below which it tells nothing.
+LEAST_RACE_S = 1.0
 #: What became of a candidate: to be exported; no time for that; in the race; left it; does not
 #: work; same as another.
 WAITING, UNTRIED, RACING = "waiting", "untried", "racing"
@@ -121,6 +128,7 @@ class State:
         exporting_s: spent on files.
         measuring_s: spent on the device.
         context: circumstances of the last measurement.
+        budget_s: for exporting and measuring together.
     """
 
     folder: Path
@@ -131,9 +139,11 @@ class State:
     exporting_s: float = 0.0
     measuring_s: float = 0.0
     context: dict[str, Any] = field(default_factory=dict)
+    budget_s: float = inf
+    _since: float | None = field(default=None, init=False)
 
     @classmethod
-    def open(cls, output: Path, key: str, *, fresh: bool) -> State:
+    def open(cls, output: Path, key: str, *, budget_s: float, fresh: bool) -> State:
         """What the same tuning left in that folder, or a new one.
 
         Raises:
@@ -143,9 +153,10 @@ class State:
         found = None if fresh else _read(folder / "state.json", key)
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
-            state = cls(folder, key)
+            state = cls(folder, key, budget_s=budget_s)
         else:
-            state = cls(folder, key, [Trial.from_json(t) for t in found.pop("trials")], **found)
+            trials = [Trial.from_json(t) for t in found.pop("trials")]
+            state = cls(folder, key, trials, budget_s=budget_s, **found)
             for trial in state.trials:  # there may be more time now
                 trial.status = WAITING if trial.status == UNTRIED else trial.status
         state.save()
@@ -155,6 +166,32 @@ class State:
     def racing(self) -> list[Trial]:
         """Those that may still win."""
         return [trial for trial in self.trials if trial.status == RACING]
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of the budget that are gone, those that are being spent included."""
+        running = time.monotonic() - self._since if self._since is not None else 0.0
+        return self.exporting_s + self.measuring_s + running
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are there."""
+        return self.budget_s - self.spent_s
+
+    @contextmanager
+    def spending(self, on: str) -> Iterator[None]:
+        """Seconds of the block count against the budget, even if it ends badly.
+
+        Args:
+            on: ``"exporting_s"`` or ``"measuring_s"``.
+        """
+        self._since = start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+            setattr(self, on, getattr(self, on) + time.monotonic() - start)
+            self.save()
 
     def save(self) -> None:
         """Bring it to the disk, whole or not at all."""

@@ -50,7 +50,7 @@ from edgevit.errors import (
     UsageError,
     VerificationError,
 )
-from edgevit.passes import DEFAULT, EXACT, TIDYING
+from edgevit.passes import EXACT, TIDYING
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, Source, block_source, model_source, slug
@@ -111,7 +111,7 @@ class Plan:
     formats: Mapping[str, tuple[Exporter, Any]]
     activation: str | None = None
     fold_batchnorm: bool = True
-    passes: Sequence[str] = DEFAULT
+    passes: Sequence[str] = EXACT
     dynamic_batch: bool = False
     verify: bool = True
     image: Path | None = None
@@ -126,7 +126,7 @@ class Plan:
         *,
         activation: str | None,
         dynamic_batch: bool,
-        passes: Sequence[str] = DEFAULT,
+        passes: Sequence[str] = EXACT,
         **rest: Any,
     ) -> Plan:
         """A plan from what the user said.
@@ -179,7 +179,7 @@ def export(
     device: str | DeviceProfile | None = None,
     activation: str | None = None,
     fold_batchnorm: bool = True,
-    passes: Sequence[str] = DEFAULT,
+    passes: Sequence[str] = EXACT,
     dynamic_batch: bool = False,
     verify: bool = True,
     image: str | Path | None = None,
@@ -227,7 +227,7 @@ def export(
     """
     source, rest = make_source(model, batch=batch, seed=seed, **source_options)
     if tuned:
-        told = formats or options or tuple(passes) != DEFAULT
+        told = formats or options or tuple(passes) != EXACT
         winner = _tuned(source, device, told, progress or Progress())
         formats, passes = [winner["format"]], tuple(winner["passes"])
         options = {winner["format"]: winner["options"]}
@@ -363,13 +363,11 @@ def bundle_name(source: Source, plan: Plan) -> str:
         parts.append(plan.activation)
     if not plan.fold_batchnorm:
         parts.append("unfolded")
-    choice = [name for name in DEFAULT if name not in TIDYING]
+    choice = [name for name in EXACT if name not in TIDYING]
     kept = [name for name in choice if name in plan.passes]
     if left_out := [name for name in choice if name not in kept]:
         shorter = ["without", *left_out] if len(left_out) <= len(kept) else ["only", *kept]
         parts += [slug(word) for word in shorter] if kept else ["unrewritten"]
-    if added := [name for name in EXACT if name in plan.passes and name not in DEFAULT]:
-        parts += ["with", *map(slug, added)]
     if plan.dynamic_batch:
         parts.append("dynamic")
     elif spec.shape[0] != 1:

@@ -8,11 +8,11 @@ import pytest
 from edgevit.tuning.judge import fastest, judge
 
 
-def rounds(level: float, count: int, seed: int, spread: float = 0.003) -> dict:
-    """Rounds around a level on a machine that drifts by half over the race."""
+def rounds(level: float, count: int, seed: int, spread: float = 0.003, jobs: int = 8) -> dict:
+    """Rounds around a level on a machine that drifts by half over the race, in several jobs."""
     noise = np.random.default_rng(seed).normal(1, spread, count)
     drift = np.linspace(1, 1.5, count)
-    return {(0, 0, i): level * drift[i] * noise[i] for i in range(count)}
+    return {(0, i % jobs, i): level * drift[i] * noise[i] for i in range(count)}
 
 
 def test_a_difference_shows_through_drift() -> None:
@@ -25,6 +25,14 @@ def test_a_difference_shows_through_drift() -> None:
 def test_the_same_and_what_is_open() -> None:
     assert judge(rounds(1.0, 16, 2), rounds(1.0, 16, 3)).word == "the same"
     assert judge(rounds(1.0, 16, 4, 0.2), rounds(1.0, 16, 5, 0.2)).word == "open"
+
+
+def test_one_job_does_not_tell_a_file_from_the_luck_of_its_opening() -> None:
+    slower, base = rounds(1.04, 16, 0, jobs=1), rounds(1.0, 16, 1, jobs=1)
+    assert judge(slower, base).word == "open"
+    assert judge(rounds(1.08, 16, 0, jobs=1), base).word == "slower"
+    # Nor does it show that two are the same.
+    assert judge(rounds(1.0, 16, 2, jobs=1), rounds(1.0, 16, 3, jobs=1)).word == "open"
 
 
 def test_too_few_rounds_show_nothing() -> None:

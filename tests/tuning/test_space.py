@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from devices.profile import load_profile
-from edgevit.passes import DEFAULT, EXACT, TIDYING
+from edgevit.passes import EXACT, TIDYING
 from edgevit.tuning.space import Candidate, pass_sets, usable_formats, variants
 
 
-def test_pass_sets_add_and_leave_out_one() -> None:
+def test_pass_sets_leave_out_one() -> None:
     sets = pass_sets()
     assert next(iter(sets)) == "default"
-    assert sets["default"] == DEFAULT
+    assert sets["default"] == EXACT
     assert sets["none"] == ()
     for name in EXACT:
         if name in TIDYING:
             assert f"-{name}" not in sets
-            assert f"+{name}" not in sets
-        elif name in DEFAULT:
-            assert set(DEFAULT) - set(sets[f"-{name}"]) == {name}
         else:
-            assert set(sets[f"+{name}"]) - set(DEFAULT) == {name}
+            assert set(EXACT) - set(sets[f"-{name}"]) == {name}
 
 
 def test_what_is_left_out_has_a_reason() -> None:
@@ -36,7 +33,6 @@ def test_variants_differ_in_one_thing() -> None:
     assert "onnx default 1t" not in labels
     assert "onnx default 2t" in labels
     assert "onnx default optimization=basic 1t" in labels
-    assert "onnx default split_layers=False 1t" in labels
     assert "onnx -fold_batchnorm 1t" in labels
     # It found nothing, so leaving it out changes nothing.
     assert "onnx -residual_into_depthwise 1t" not in labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from edgevit.bundle import held
 from edgevit.errors import DeviceError, OptionError, OutputError, UnavailableError, UnknownNameError
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, slug
+from edgevit.verbs import tune_files, tune_races
 from edgevit.verbs.export import export
 from edgevit.verbs.subjects import entries_of
 from edgevit.verbs.tune import parse_budget, tune
@@ -40,7 +42,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *settings: Mapping[str, Any]) -> None:
     """These settings of onnxruntime are the only variants."""
     monkeypatch.setattr(space, "FILES", {})
     monkeypatch.setattr(space, "SETTINGS", {"onnxruntime": settings})
-    monkeypatch.setattr(space, "pass_sets", lambda: {"default": space.DEFAULT})
+    monkeypatch.setattr(space, "pass_sets", lambda: {"default": space.EXACT})
 
 
 def board(tmp_path: Path, **options: Any) -> Board:
@@ -107,9 +109,34 @@ def test_no_difference_takes_the_plainest(tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
+def test_the_plainest_stays_until_it_is_shown_to_be_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [{"optimization": name} for name in ("basic", "extended", "disabled")]
+    only(monkeypatch, {"spinning": False}, *settings)
+    noise = random.Random(0)
+
+    def wobble(session: Session, job: Job, event: Event) -> None:
+        if event["event"] == "samples":
+            level = 1.01 if event["id"] == "onnx default 1t" else 1.0
+            event["ns"] = [round(1e5 * level * noise.uniform(0.8, 1.25))] * len(event["ns"])
+
+    found = tune(
+        BLOCK,
+        device=board(tmp_path, happens=wobble),
+        formats=["onnx"],
+        budget_s=20.0,
+        output=tmp_path / "out",
+    )
+    default = by_label(found.report)["onnx default 1t"]
+    others = [c for c in found.report["candidates"] if c["label"] != "onnx default 1t"]
+    assert "in the slower half" in " ".join(c["reason"] or "" for c in others)
+    assert "in the slower half" not in (default["reason"] or "")
+
+
 def test_wrong_results_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {"optimization": "nonsense"}, {"optimization": "basic"})
-    whole = tuning._Tuning._entry
+    whole = tune_races.Races.entry
 
     def strict(self: Any, trial: Any) -> Any:
         from dataclasses import replace
@@ -118,7 +145,7 @@ def test_wrong_results_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         # No runtime agrees to the last bit of 1e-30 of the scale.
         return replace(entry, tolerance=1e-30) if "basic" in trial.label else entry
 
-    monkeypatch.setattr(tuning._Tuning, "_entry", strict)
+    monkeypatch.setattr(tune_races.Races, "entry", strict)
     found = tune(
         BLOCK,
         device=board(tmp_path),
@@ -142,14 +169,14 @@ def test_interrupted_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     asked: dict[str, Any] = {
         "device": place, "formats": ["onnx"], "budget_s": BUDGET_S, "output": tmp_path / "out",
     }  # fmt: skip
-    whole = tuning._Tuning._race
-    monkeypatch.setattr(tuning._Tuning, "_race", _interrupt)
+    whole = tune_races.Races.run
+    monkeypatch.setattr(tune_races.Races, "run", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         tune(BLOCK, **asked)
     state = json.loads((tmp_path / "out" / ".tune" / "state.json").read_text())
     assert [t["status"] for t in state["trials"]] == ["racing", "racing"]
-    monkeypatch.setattr(tuning._Tuning, "_race", whole)
-    monkeypatch.setattr(tuning, "export_source", _never)  # the files are there
+    monkeypatch.setattr(tune_races.Races, "run", whole)
+    monkeypatch.setattr(tune_files, "export_source", _never)  # the files are there
     found = tune(BLOCK, **asked)
     assert found.report["winner"]["label"] == "onnx default 1t"
     assert found.report["exporting_s"] > state["exporting_s"] > 0
@@ -202,15 +229,15 @@ def test_a_larger_budget_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }  # fmt: skip
     with pytest.raises(UnavailableError, match="too few"):
         tune(BLOCK, budget_s=0.01, **asked)
-    monkeypatch.setattr(tuning, "export_source", _never)  # the file is there
+    monkeypatch.setattr(tune_files, "export_source", _never)  # the file is there
     assert tune(BLOCK, budget_s=BUDGET_S, **asked).report["ended"] == "only"
 
 
 def test_a_busy_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch)
     place = board(tmp_path)
-    whole = tuning._Hasty
-    monkeypatch.setattr(tuning, "_Hasty", lambda device, wait_s: whole(device, 0.5))
+    whole = tune_races._Hasty
+    monkeypatch.setattr(tune_races, "_Hasty", lambda device, wait_s: whole(device, 0.5))
     asked: dict[str, Any] = {
         "device": place, "formats": ["onnx"], "budget_s": BUDGET_S, "output": tmp_path / "out",
     }  # fmt: skip
@@ -251,13 +278,13 @@ def test_killed_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     made = [t["label"] for t in json.loads(state.read_text())["trials"] if t["bundle"]]
     assert made
     again: list[str] = []
-    whole = tuning.export_source
+    whole = tune_files.export_source
 
     def watched(source: Any, plan: Any, place: Path, **rest: Any) -> Any:
         again.append(Path(place).name)
         return whole(source, plan, place, **rest)
 
-    monkeypatch.setattr(tuning, "export_source", watched)
+    monkeypatch.setattr(tune_files, "export_source", watched)
     found = tune(BLOCK, formats=["onnx"], budget_s=BUDGET_S, output=out)
     assert found.report["winner"]["format"] == "onnx"
     assert not {slug(label) for label in made} & set(again)

@@ -13,7 +13,7 @@ FAMILIES = [
     "ceit_tiny", "cvt_13+sima", "deepvit_tiny", "deit_tiny", "deit_tiny+la", "efficientformerv2_l",
     "efficientvit_m0", "elevit_noff", "hvt_small_4", "lavit_t", "pvt_tiny", "soft_tiny",
     "swiftformer_l3", "swin_tiny", "ccn_cifar10", "cvp_cifar10", "levil_cifar10", "pin_cifar10",
-    "hybrid_rope_vil_cifar10", "fnet_cifar10", "xcit_tiny_20_p16", "xcit_tiny_20_p16+sima",
+    "hybrid_rope_vil_cifar10", "fnet_cifar10", "xcit_tiny_20_p16+sima",
 ]  # fmt: skip
 
 
