@@ -20,7 +20,7 @@ help:
 	@echo "make demo       export EleViT to every format, check it, time it here, print the table"
 	@echo "make test       the tests (a few minutes); make test-slow for the rest"
 	@echo "make check      lint, formatting, types, import contracts, generated files"
-	@echo "make bench      side-by-side benchmarks (keep the machine quiet)"
+	@echo "make bench      side-by-side benchmarks (keep the machine quiet; hours, goes on where it was)"
 	@echo "make index      write edgevit/zoo/index.json anew after a change to the zoo"
 	@echo "make zoo        every model and block in every format (about two hours; goes on where it was)"
 	@echo "make latency    time a small set and write its table in docs/latency.md (keep the machine quiet)"
@@ -67,6 +67,8 @@ format: $(READY)
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers --publish; \
+	  status=$$?; $(BIN)/python -m benchmarks.performance_page; exit $$status
 
 index: $(READY)
 	$(BIN)/python -m edgevit.zoo.index

@@ -1,6 +1,6 @@
 """``python -m benchmarks [name ...]``: run the named measurements, or all that are quick.
 
-``python -m benchmarks.peers`` (about two minutes a model) takes arguments of its own.
+``python -m benchmarks.peers`` (about five minutes a model) takes arguments of its own.
 """
 
 from __future__ import annotations

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from benchmarks.races import Array, Run
 
 if TYPE_CHECKING:
-    from edgevit.passes import PassReport
     from edgevit.source import Source
 
 __all__ = [
-    "CANDIDATES", "CONTROL", "NAIVE", "OURS", "USUAL", "Candidate", "NothingToDoError", "Workbench",
-    "graph_hash", "pass_candidates",
+    "CANDIDATES",
+    "CONTROL",
+    "EXECUTORCH",
+    "FORMATS",
+    "NAIVE",
+    "OURS",
+    "USUAL",
+    "USUAL_EXECUTORCH",
+    "Candidate",
+    "NothingToDoError",
+    "Workbench",
+    "eager",
+    "graph_hash",
+    "pass_candidates",
 ]  # fmt: skip
 
 NAIVE = "naive"
 OURS = "edgevit, onnxruntime"
 CONTROL = "the same again"
 USUAL = "naive, written the usual way"
+EXECUTORCH = "ExecuTorch, naive"
+USUAL_EXECUTORCH = "ExecuTorch, written the usual way"
 #: Formats of edgevit by the runtime that runs them.
 FORMATS = {
     "onnxruntime": "onnx",
@@ -40,9 +54,6 @@ OPENVINO = {
     "INFERENCE_PRECISION_HINT": "f32",
     "PERFORMANCE_HINT": "LATENCY",
 }
-
-Array = NDArray[np.float32]
-Run = Callable[[Array], Array]
 
 
 class NothingToDoError(Exception):
@@ -60,7 +71,6 @@ class Workbench:
 
     source: Source
     folder: Path
-    _reports: dict[tuple[str, ...], Sequence[PassReport]] = field(default_factory=dict)
     _exports: int = 0
 
     @cached_property
@@ -81,16 +91,14 @@ class Workbench:
             raise NothingToDoError
         return source
 
-    def finds(self, names: Sequence[str], name: str) -> bool:
-        """Whether one of the passes rewrites anything where all of them run."""
+    @cached_property
+    def useful_passes(self) -> set[str]:
+        """Those that rewrite anything where all of them run."""
         from edgevit.capture import capture
-        from edgevit.passes import run_passes
+        from edgevit.passes import EXACT, run_passes
 
-        key = tuple(sorted(names))
-        if key not in self._reports:
-            program = capture(self.source.module, self.source.inputs)
-            self._reports[key] = run_passes(program, key)[1]
-        return any(report.rewritten for report in self._reports[key] if report.name == name)
+        _, reports = run_passes(capture(self.source.module, self.source.inputs), EXACT)
+        return {report.name for report in reports if report.rewritten}
 
     def own_folder(self) -> Path:
         """A folder that nobody has written to."""
@@ -104,13 +112,15 @@ class Candidate:
 
     Args:
         name: in the tables.
-        make: from the model to what runs a batch.
+        open: from the file to what runs it; from the model where there is no file.
+        make: from the model to its file; None where the model itself is run.
         needs: the packages, as they are imported.
         ours: whether edgevit made the file.
     """
 
     name: str
-    make: Callable[[Workbench], Run]
+    open: Callable[[Any], Run]
+    make: Callable[[Workbench], Path] | None = None
     needs: tuple[str, ...] = ()
     ours: bool = False
 
@@ -132,47 +142,40 @@ def naive_file(source: Source, path: Path, *, dynamo: bool) -> Path:
     return path
 
 
-def naive(bench: Workbench) -> Run:
-    return onnx_session(bench.naive_file)
+def naive(bench: Workbench) -> Path:
+    return bench.naive_file
 
 
-def older(bench: Workbench) -> Run:
-    return onnx_session(naive_file(bench.source, bench.folder / "older.onnx", dynamo=False))
+def older(bench: Workbench) -> Path:
+    return naive_file(bench.source, bench.folder / "older.onnx", dynamo=False)
 
 
-def simplified(bench: Workbench) -> Run:
+def simplified(bench: Workbench) -> Path:
     import onnx
     import onnxsim
 
     model, ok = onnxsim.simplify(onnx.load(bench.naive_file))
     if not ok:
         raise RuntimeError("onnxsim's own check failed")
-    return onnx_session(model.SerializeToString())
+    path = bench.folder / "onnxsim.onnx"
+    onnx.save(model, path)
+    return path
 
 
-def slimmed(bench: Workbench) -> Run:
+def slimmed(bench: Workbench) -> Path:
     import onnx
     import onnxslim
 
-    return onnx_session(onnxslim.slim(onnx.load(bench.naive_file)).SerializeToString())
+    path = bench.folder / "onnxslim.onnx"
+    onnx.save(onnxslim.slim(onnx.load(bench.naive_file)), path)
+    return path
 
 
-def usual(bench: Workbench) -> Run:
-    path = bench.folder / "usual.onnx"
-    return onnx_session(naive_file(bench.textbook, path, dynamo=True))
+def usual(bench: Workbench) -> Path:
+    return naive_file(bench.textbook, bench.folder / "usual.onnx", dynamo=True)
 
 
-def eager(bench: Workbench) -> Run:
-    return torch_run(bench.source.module)
-
-
-def compiled(bench: Workbench) -> Run:
-    import torch
-
-    return torch_run(torch.compile(bench.source.module))
-
-
-def litert(bench: Workbench) -> Run:
+def litert(bench: Workbench) -> Path:
     import litert_torch
     import torch
 
@@ -180,40 +183,52 @@ def litert(bench: Workbench) -> Run:
     made = litert_torch.convert(bench.source.module, (torch.zeros(shape),))
     path = bench.folder / "naive.tflite"
     made.export(str(path))
-    return litert_run(path)
+    return path
 
 
-def openvino(bench: Workbench) -> Run:
-    return openvino_run(bench.naive_file)
+def executorch(bench: Workbench) -> Path:
+    return executorch_file(bench.source, bench.folder / "naive.pte")
 
 
-def executorch(bench: Workbench) -> Run:
+def usual_executorch(bench: Workbench) -> Path:
+    return executorch_file(bench.textbook, bench.folder / "usual.pte")
+
+
+def executorch_file(source: Source, path: Path) -> Path:
     """As its documentation shows it: captured, handed to XNNPACK, written."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    inputs = (torch.zeros(bench.source.inputs[0].shape),)
-    exported = torch.export.export(bench.source.module, inputs)
+    inputs = (torch.zeros(source.inputs[0].shape),)
+    exported = torch.export.export(source.module, inputs)
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-    path = bench.folder / "naive.pte"
     path.write_bytes(lowered.to_executorch().buffer)
-    return executorch_run(path)
+    return path
 
 
-# -- what runs a file, on one thread ---------------------------------------------------------------
+# -- what runs a file or a model, on one thread ----------------------------------------------------
 
 
-def onnx_session(file: Path | bytes) -> Run:
+def onnx_session(path: Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    content = file if isinstance(file, bytes) else str(file)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})[0]
+
+
+def eager(source: Source) -> Run:
+    return torch_run(source.module)
+
+
+def compiled(source: Source) -> Run:
+    import torch
+
+    return torch_run(torch.compile(source.module))
 
 
 def torch_run(module: Callable[..., Any]) -> Run:
@@ -269,93 +284,68 @@ def ours(
     bench: Workbench,
     *,
     runner: str,
-    more: str | None = None,
-    less: str | None = None,
     textbook: bool = False,
-    whole: bool = False,
-) -> Run:
-    """edgevit's own file, run as the naive ones are; ``whole`` leaves the layers of ONNX uncut.
+    without: str | None = None,
+) -> Path:
+    """edgevit's own file; ``without`` one of the passes.
 
     Raises:
-        NothingToDoError: the pass that is to be more or less finds nothing here, or there is no
-            other way to write the model.
+        NothingToDoError: that pass finds nothing here, or there is no other way to write the model.
     """
+    from edgevit.passes import EXACT
     from edgevit.verbs.export import export_source, make_plan
 
-    name = FORMATS[runner]
-    chosen: dict[str, Any] = {}
-    if changed := more or less:
-        asked = [n for n in (*default_passes(name), *([more] if more else [])) if n != less]
-        if not bench.finds([*asked, changed], changed):
-            raise NothingToDoError
-        chosen = {"passes": asked}
-    if whole:
-        if not bench.finds([*default_passes(name), "split_layers"], "split_layers"):
-            raise NothingToDoError
-        chosen = {"options": {"onnx": {"split_layers": False}}}
-    source = bench.textbook if textbook else bench.source
-    bundle = export_source(source, make_plan(name, **chosen), bench.own_folder())
-    return RUNNERS[runner](bundle.path / bundle.manifest["artifacts"][name]["file"])
-
-
-def default_passes(format_name: str) -> list[str]:
-    """The rewrites that an export to a format makes by itself."""
-    from edgevit.verbs.export import make_plan
-
-    return make_plan(format_name).rewrites()
+    if without and without not in bench.useful_passes:
+        raise NothingToDoError
+    name, source = FORMATS[runner], bench.textbook if textbook else bench.source
+    plan = make_plan(name, passes=[rule for rule in EXACT if rule != without])
+    bundle = export_source(source, plan, bench.own_folder())
+    return bundle.path / str(bundle.manifest["artifacts"][name]["file"])
 
 
 def graph_hash(source: Source) -> str:
-    """Hash of the graph, with its weights, as it is written to ONNX."""
+    """Hash of the graph, with its weights, as it is written."""
     from edgevit.capture import capture
-    from edgevit.passes import run_passes
+    from edgevit.passes import EXACT, run_passes
 
     program = capture(source.module, source.inputs)
-    return run_passes(program, default_passes("onnx"))[0].fingerprint()
+    return run_passes(program, EXACT)[0].fingerprint()
 
 
-def _ours(runner: str, needs: tuple[str, ...] = ()) -> Candidate:
-    return Candidate(f"edgevit, {runner}", functools.partial(ours, runner=runner), needs, ours=True)
+def _ours(
+    name: str, runner: str = "onnxruntime", needs: tuple[str, ...] = (), **changed: Any
+) -> Candidate:
+    make = functools.partial(ours, runner=runner, **changed)
+    return Candidate(name, RUNNERS[runner], make, needs, ours=True)
 
 
 def pass_candidates() -> list[Candidate]:
-    """The default file, then files without one of its passes or with one more.
+    """The default file, then files without one of its passes.
 
     The same file once more is the control: what it differs by says nothing.
     """
     from edgevit.passes import EXACT, TIDYING
 
-    make: Any = functools.partial(ours, runner="onnxruntime")
-    found = [Candidate(OURS, make, ours=True), Candidate(CONTROL, make, ours=True)]
-    default = default_passes("onnx")
-    # An option of ONNX files, which have it anyhow.
-    found.append(Candidate("without split_layers", functools.partial(make, whole=True), ours=True))
-    for name in [name for name in EXACT if name not in {*TIDYING, "split_layers"}]:
-        word, option = ("without", "less") if name in default else ("with", "more")
-        made = functools.partial(make, **{option: name})
-        found.append(Candidate(f"{word} {name}", made, ours=True))
-    return found
+    chosen = [name for name in EXACT if name not in TIDYING]
+    return [_ours(OURS), _ours(CONTROL), *(_ours(f"without {n}", without=n) for n in chosen)]
 
 
 LITERT = ("litert_torch", "ai_edge_litert")
 CANDIDATES = (
-    Candidate(NAIVE, naive),
-    Candidate("naive, older exporter", older),
-    Candidate("onnxsim", simplified, ("onnxsim",)),
-    Candidate("onnxslim", slimmed, ("onnxslim",)),
-    _ours("onnxruntime"),
-    Candidate(USUAL, usual),
-    Candidate(
-        "edgevit of the usual way",
-        functools.partial(ours, runner="onnxruntime", textbook=True),
-        ours=True,
-    ),
-    Candidate("OpenVINO of the naive file", openvino, ("openvino",)),
-    _ours("openvino", ("openvino",)),
-    Candidate("LiteRT, naive", litert, LITERT),
-    _ours("litert", LITERT),
-    Candidate("ExecuTorch, naive", executorch, ("executorch",)),
-    _ours("executorch", ("executorch",)),
+    Candidate(NAIVE, onnx_session, naive),
+    Candidate("naive, older exporter", onnx_session, older),
+    Candidate("onnxsim", onnx_session, simplified, ("onnxsim",)),
+    Candidate("onnxslim", onnx_session, slimmed, ("onnxslim",)),
+    _ours(OURS),
+    Candidate(USUAL, onnx_session, usual),
+    _ours("edgevit of the usual way", textbook=True),
+    Candidate("OpenVINO of the naive file", openvino_run, naive, ("openvino",)),
+    _ours("edgevit, openvino", "openvino", ("openvino",)),
+    Candidate("LiteRT, naive", litert_run, litert, LITERT),
+    _ours("edgevit, litert", "litert", LITERT),
+    Candidate(EXECUTORCH, executorch_run, executorch, ("executorch",)),
+    Candidate(USUAL_EXECUTORCH, executorch_run, usual_executorch, ("executorch",)),
+    _ours("edgevit, executorch", "executorch", ("executorch",)),
     Candidate("torch, eager", eager),
     Candidate("torch, compiled", compiled),
 )

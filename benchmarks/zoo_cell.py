@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sources import format_digest
 from edgevit.errors import OptionError
 from edgevit.source import BlockSpec, Source, block_source, model_source
 from edgevit.versions import code_digest, tool_versions
@@ -22,7 +23,6 @@ from edgevit.zoo.registry import model_info
 __all__ = ["TOOLS", "Cell", "Subject", "cell_key", "examine", "failed", "is_made", "matrix_digest"]
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPORTERS = ROOT / "exporters"
 #: Shape of the blocks, the first of SimA's Table 3: tokens, width of a head, heads.
 BLOCK_SHAPE = (256, 64, 8)
 #: Distributions that decide what a format's files are.
@@ -31,13 +31,6 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
     "coreml": ("torch", "coremltools"),
     "tflite": ("torch", "litert-torch", "ai-edge-litert"),
 }
-#: Source files of a format, beside those that all have in common.
-SOURCES: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("onnx*.py",),
-    "coreml": ("coreml*.py", "mil/*.py"),
-    "tflite": ("tflite*.py",),
-}
-SHARED = ("base.py", "traceable.py")
 #: MACs may be off by this share.
 MACS_TOLERANCE = 0.005
 
@@ -101,10 +94,10 @@ def is_made(cell: Mapping[str, Any]) -> bool:
 def graph_hash(source: Source) -> str:
     """Hash of the graph as exporters get it."""
     from edgevit.capture import capture
-    from edgevit.passes import DEFAULT, run_passes
+    from edgevit.passes import EXACT, run_passes
 
     program = capture(source.module, source.inputs)
-    program, _ = run_passes(program, DEFAULT)
+    program, _ = run_passes(program, EXACT)
     return program.fingerprint()
 
 
@@ -113,9 +106,7 @@ def cell_key(graph: str, format_name: str) -> str:
     """Everything that decides a file."""
     digest = hashlib.sha256(graph.encode())
     digest.update(json.dumps(tool_versions(TOOLS[format_name]), sort_keys=True).encode())
-    for pattern in (*SHARED, *SOURCES[format_name]):
-        for file in sorted(EXPORTERS.glob(pattern)):
-            digest.update(file.read_bytes())
+    digest.update(format_digest([format_name]).encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,13 +2,21 @@
 
 import copy
 import json
+import math
+import shutil
+import weakref
 
 import pytest
 
-from benchmarks import peers
-from benchmarks.peers import KINDS, Limits, busy, is_current, read_record, run, write_record
+from benchmarks import peers, races, rows, sources
+from benchmarks.peers import KINDS, busy, run
 from benchmarks.performance_page import best_against_best, fastest, page, ratio, share
-from benchmarks.ratios import compare, interval, mean
+from benchmarks.races import Limits
+from benchmarks.ratios import compare, mean
+from benchmarks.record import read_record, write_record
+from benchmarks.rows import Made, is_current, make_row, race_row
+from benchmarks.sources import format_digest
+from benchmarks.ways import Candidate, Workbench, eager
 
 ROUNDS = 31
 #: Drift that falls on all candidates of a round alike.
@@ -17,7 +25,8 @@ DRIFT = [1 + 0.3 * (n % 7) / 7 for n in range(ROUNDS)]
 
 def entry(ms, *, ours=False):
     times = [1000 * ms * d * (1 + 0.002 * (n % 3)) for n, d in enumerate(DRIFT)]
-    return {"ours": ours, "status": "ok", "of_scale": 1e-6, "us": times}
+    openings = [times, [t * 1.01 for t in times], times[:20]]
+    return {"ours": ours, "status": "ok", "of_scale": 1e-6, "us": openings}
 
 
 def row(**changed):
@@ -54,23 +63,28 @@ def record():
 
 
 def test_a_ratio_is_taken_round_by_round():
-    naive = [10.0 * d for d in DRIFT]
-    found = compare(naive, [8.0 * d for d in DRIFT])
-    assert found.median == pytest.approx(1.25)
+    naive = [[10.0 * d for d in DRIFT]] * 2
+    found = compare(naive, [[8.0 * d for d in DRIFT]] * 2)
+    assert found.value == pytest.approx(1.25)
     assert found.high - found.low < 1e-9  # the drift, far greater, fell on both
 
 
-def test_an_interval_has_its_level_and_no_more_than_there_is():
-    # Order statistics 10 and 22 of 31 are the narrowest that hold the median in 95 of 100.
-    assert interval(list(range(31))) == (9, 21)
-    assert interval([1.0, 2.0, 3.0]) == (1.0, 3.0)
+def test_an_interval_is_of_openings_however_many_rounds_they_have():
+    naive = [[10.0] * 100] * 3
+    found = compare(naive, [[9.0] * 100, [10.0] * 100, [10 / 0.9] * 100])
+    assert found.value == pytest.approx(1)
+    # Student's 97.5 % quantile with two degrees of freedom, times ln(1 / 0.9) / sqrt(3).
+    assert found.high == pytest.approx(math.exp(4.3027 * 0.10536 / 3**0.5), rel=1e-3)
+    assert found.low == pytest.approx(1 / found.high)
+    assert compare(naive[:1], naive[:1]).high == math.inf
 
 
 def test_slower_needs_both_the_interval_and_a_difference_that_counts():
-    naive = [10.0] * 9
-    assert compare(naive, [10.5] * 9).slower
-    assert not compare(naive, [10.1] * 9).slower
-    assert not compare(naive, [9.0] * 4 + [12.0] * 5).slower
+    naive = [[10.0] * 9] * 4
+    assert compare(naive, [[10.5] * 9] * 4).slower
+    assert not compare(naive, [[10.1] * 9] * 4).slower
+    assert not compare(naive, [[9.0] * 9, [12.0] * 9] * 2).slower
+    assert not compare(naive[:1], [[10.5] * 9]).slower
 
 
 def test_a_geometric_mean_of_nothing_is_no_number():
@@ -83,12 +97,12 @@ def test_the_fastest_is_neither_the_control_nor_one_that_is_wrong():
     found["candidates"]["the same again"] = entry(1)
     assert fastest(found, ours=False) == "OpenVINO of the naive file"
     assert fastest(found, ours=True) == "edgevit, openvino"
-    assert best_against_best(found).median == pytest.approx(8 / 7.9)
+    assert best_against_best(found).value == pytest.approx(8 / 7.9)
 
 
 def test_a_share_of_the_peak_counts_two_operations_a_mac():
     found = row()
-    found["candidates"]["naive"]["us"] = [10_000.0] * ROUNDS
+    found["candidates"]["naive"]["us"] = [[10_000.0] * ROUNDS]
     assert share(found, "naive") == pytest.approx(2 * 280e6 / 0.010 / 112e9)
     assert share(found, "onnxslim") is None
 
@@ -131,7 +145,8 @@ def test_the_page_tells_the_circumstances(record):
         "* processor: A Processor\n",
         "* load average when a row was done: 0.50 to 1.20\n",
         "* cores that others kept busy during a row: 0.04\n",
-        "* rounds: 31\n",
+        "* openings of a file: 3\n",
+        "* rounds of an opening: 20 to 31\n",
         "* measured: 2026-01-02 to 2026-02-03\n",
         "* onnxslim not installed\n",
         "* peak: numpy product, one thread, 112 GFLOP/s\n",
@@ -146,7 +161,7 @@ def test_a_record_comes_back_as_it_was_written(record, tmp_path):
     assert read_record(tmp_path / "none.json") == {}
     # A line a candidate: what changed shows as such.
     changed = copy.deepcopy(record)
-    changed["batch-1"]["pvt_tiny"]["candidates"]["naive"]["us"][0] += 1
+    changed["batch-1"]["pvt_tiny"]["candidates"]["naive"]["us"][0][0] += 1
     before = file.read_text().splitlines()
     write_record(file, changed)
     assert sum(a != b for a, b in zip(before, file.read_text().splitlines(), strict=True)) == 1
@@ -161,7 +176,13 @@ def test_a_row_holds_while_graph_versions_and_candidates_are_the_same():
     assert not is_current(known, same, names[1:])
 
 
-def test_nothing_is_published_on_a_busy_machine(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def quiet_machine(monkeypatch):
+    monkeypatch.setattr(peers.os, "getloadavg", lambda: (0.2, 0.2, 0.2))
+    monkeypatch.setattr(peers, "circumstances", dict)
+
+
+def test_nothing_is_made_or_published_on_a_busy_machine(monkeypatch, tmp_path, capsys):
     def never(*_):
         raise AssertionError("measured on a busy machine")
 
@@ -170,29 +191,36 @@ def test_nothing_is_published_on_a_busy_machine(monkeypatch, tmp_path, capsys):
     file = tmp_path / "performance.json"
     assert run([(KINDS[0], "elevit")], publish=file, settle_s=0) == 3
     assert not file.exists()
-    assert "load 1.60 is above 1.5" in capsys.readouterr().out
+    assert "load 1.60 is above 1.5: nothing more" in capsys.readouterr().out
 
 
-def test_a_row_that_others_disturbed_is_not_published(monkeypatch, tmp_path):
-    rows = iter([row(), row(others=0.8), row()])
-    monkeypatch.setattr(peers.os, "getloadavg", lambda: (0.2, 0.2, 0.2))
-    monkeypatch.setattr(peers, "apart", lambda *_: next(rows))
+def made(model):
+    return Made(model, {}, {}, {})
+
+
+def test_a_row_that_others_disturbed_is_not_published(monkeypatch, tmp_path, quiet_machine):
+    rows = {"a": row(), "b": row(others=0.8), "c": row()}
+
+    def apart(task, calls, jobs=1):
+        found = [call[1] for call in calls]
+        return [made(m) for m in found] if task is peers.make else [rows[m.model] for m in found]
+
+    monkeypatch.setattr(peers, "apart", apart)
     file, tasks = tmp_path / "performance.json", [(KINDS[0], n) for n in ("a", "b", "c")]
     assert run(tasks, publish=file) == 3
     assert list(read_record(file)["batch-1"]) == ["a"]
     assert not busy(row(others=None))
 
 
-def test_a_run_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
+def test_a_run_goes_on_where_it_was(monkeypatch, tmp_path, capsys, quiet_machine):
     asked = []
 
-    def apart(kind, model, only, limits, known):
-        asked.append((model, known is not None))
-        if model == "b":
-            raise RuntimeError("its process died")
-        return None if known else row()
+    def apart(task, calls, jobs=1):
+        if task is peers.race:
+            return [row() if m.model != "b" else RuntimeError("died") for _, m, *_ in calls]
+        asked.extend((model, known is not None) for _, model, _, _, known in calls)
+        return [None if known else made(model) for _, model, _, _, known in calls]
 
-    monkeypatch.setattr(peers.os, "getloadavg", lambda: (0.2, 0.2, 0.2))
     monkeypatch.setattr(peers, "apart", apart)
     file = tmp_path / "performance.json"
     tasks = [(KINDS[0], "a"), (KINDS[0], "b")]
@@ -203,59 +231,135 @@ def test_a_run_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
     assert "a: published already" in capsys.readouterr().out
 
 
+def test_rows_are_raced_when_the_files_of_their_group_are_made(monkeypatch, quiet_machine):
+    did, folders = [], []
+
+    def apart(task, calls, jobs=1):
+        did.append((task.__name__, len(calls), jobs))
+        if task is peers.race:
+            assert folders[-1].is_dir()
+            return [row() for _ in calls]
+        folders.append(calls[0][3].parent)
+        return [made(call[1]) for call in calls]
+
+    monkeypatch.setattr(peers, "apart", apart)
+    monkeypatch.setattr(peers, "AHEAD", 2)
+    assert run([(KINDS[0], n) for n in "abc"], jobs=2) == 0
+    race = ("race", KINDS[0].processes, 1)
+    assert did == [("make", 2, 2), race, race, ("make", 1, 2), race]
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_parts_of_a_race_make_one_row():
+    parts = [row(), row(others=None), row(others=0.7, seconds={"make": 1, "race": 5})]
+    found = rows.joined(parts)
+    assert (found["others"], found["seconds"]) == (0.7, {"make": 1, "race": 9})
+    once = row()["candidates"]
+    assert found["candidates"]["naive"]["us"] == 3 * once["naive"]["us"]
+    assert found["candidates"]["onnxslim"] == once["onnxslim"]
+    limits = Limits(openings=10, seconds=60).part(3, floor=None)
+    assert (limits.openings, limits.seconds) == (4, 20)
+    assert Limits(openings=4).part(3, floor=None).openings == 2
+
+
+def test_a_call_that_dies_costs_the_others_nothing():
+    found = peers.apart(divmod, [(7, 2), (1, 0), (9, 4)], 2)
+    assert found[0] == (3, 1)
+    assert isinstance(found[1], ZeroDivisionError)
+    assert found[2] == (2, 1)
+
+
 @pytest.mark.slow
-def test_a_row_is_measured_for_real():
+def test_a_row_is_measured_for_real(tmp_path):
     kind = KINDS[2]
     candidates = [c for c in kind.candidates() if "naive" in c.name or "same" in c.name]
-    found = peers.examine("vit_cifar10", candidates, limits=Limits(rounds=2))
-    assert [len(e["us"]) for e in found["candidates"].values()] == [2, 2]
+    there = make_row("vit_cifar10", candidates, tmp_path)
+    found = race_row(there, candidates, Limits(openings=2, rounds=3))
+    found |= rows.circumstances()
+    times = [e["us"] for e in found["candidates"].values()]
+    assert [[len(opening) for opening in us] for us in times] == [[3, 3], [3, 3]]
     assert found["macs"] > 1e6
     assert json.loads(json.dumps(found)) == found
     assert ratio(found, "the same again") is not None
-    assert peers.examine("vit_cifar10", candidates, known=found) is None
+    assert make_row("vit_cifar10", candidates, tmp_path, known=found) is None
 
 
-def test_a_candidate_that_is_wrong_or_breaks_gets_no_time(tmp_path):
-    from benchmarks.ways import Candidate, Workbench, eager
-    from edgevit.source import model_source
-
-    bench = Workbench(model_source("vit_cifar10"), tmp_path)
-    x = peers.np.random.default_rng(0).standard_normal(bench.source.inputs[0].shape, "float32")
-    want = eager(bench)(x)
+def test_a_candidate_that_is_wrong_or_breaks_may_not_race(tmp_path):
+    bench = Workbench(rows.source_of("vit_cifar10", 1), tmp_path)
+    x = rows.sample(bench.source)
+    want = eager(bench.source)(x)
 
     def breaks(bench):
         raise RuntimeError(f"cannot write {bench.folder}/x\nand more")
 
-    def off(bench):
+    def off(file):
         return lambda x: want + 1e-3
 
-    racer, found = peers.load(Candidate("breaks", breaks), bench, x, want)
-    assert (racer, found["status"], found["reason"]) == (None, "failed", "cannot write DIR/x")
-    racer, found = peers.load(Candidate("off", off, ours=True), bench, x, want)
-    assert (racer, found["status"], found["ours"]) == (None, "wrong", True)
-    racer, found = peers.load(Candidate("gone", off, ("no_such_package",)), bench, x, want)
-    assert (racer, found["status"]) == (None, "absent")
-    racer, found = peers.load(Candidate("right", eager), bench, x, want)
-    assert (racer.name, found["status"]) == ("right", "ok")
+    def examine(*candidate, **more):
+        return rows.examine(Candidate(*candidate, **more), bench, x, want)[0]
+
+    found = examine("breaks", off, breaks)
+    assert (found["status"], found["reason"]) == ("failed", "cannot write DIR/x")
+    found = examine("off", off, ours=True)
+    assert (found["status"], found["ours"]) == ("wrong", True)
+    assert examine("gone", off, needs=("no_such_package",))["status"] == "absent"
+    assert examine("right", eager)["status"] == "ok"
 
 
 def test_a_race_with_a_floor_ends_when_it_is_told():
     def timed(factor, step=1):
-        racer = peers.Racer("", lambda x: None)
-        racer.seconds = [factor * (1 + 0.01 * (n * step % 5)) for n in range(12)]
+        racer = races.Racer("", lambda: lambda x: None)
+        racer.seconds = [[factor * (1 + 0.01 * (n * step % 5))] * 3 for n in range(5)]
         return racer
 
-    assert peers.is_told([timed(1.0), timed(0.9)], peers.FLOOR)
-    assert peers.is_told([timed(1.0), timed(1.2)], peers.FLOOR)
-    assert not peers.is_told([timed(1.0), timed(1.02, step=2)], peers.FLOOR)
-    assert not peers.is_told([timed(1.0)], peers.FLOOR)
+    assert races.is_told([timed(1.0), timed(0.9)], peers.FLOOR)
+    assert races.is_told([timed(1.0), timed(1.2)], peers.FLOOR)
+    assert not races.is_told([timed(1.0), timed(1.02, step=2)], peers.FLOOR)
+    assert not races.is_told([timed(1.0)], peers.FLOOR)
     assert [kind.floor for kind in KINDS] == [None, None, None, peers.FLOOR, peers.FLOOR]
 
 
-def test_a_row_is_measured_anew_when_an_exporter_has_changed(monkeypatch, tmp_path):
-    before = peers.code(["onnx"])
-    for name in ("base.py", "traceable.py", "onnx.py"):
-        (tmp_path / name).write_text((peers.EXPORTERS / name).read_text())
-    monkeypatch.setattr(peers, "EXPORTERS", tmp_path)
-    assert peers.code(["onnx"]) != before
-    assert peers.code(["tflite"]) != peers.code(["onnx"])
+def test_a_row_is_measured_anew_when_what_writes_its_files_has_changed(tmp_path):
+    shutil.copytree(sources.ROOT / "exporters", tmp_path / "exporters")
+    before = {name: format_digest([name], tmp_path) for name in ("onnx", "tflite")}
+    assert before["onnx"] == format_digest(["onnx"])
+
+    def change(file):
+        (tmp_path / file).write_text("# another\n")
+        return {n: format_digest([n], tmp_path) != before[n] for n in before}
+
+    assert change("exporters/coreml.py") == {"onnx": False, "tflite": False}
+    assert change("exporters/onnx_norms.py") == {"onnx": True, "tflite": False}
+    assert change("exporters/base.py") == {"onnx": True, "tflite": True}
+
+
+def test_every_file_is_opened_anew_and_the_last_opening_is_gone():
+    opened, alive = [], []
+
+    def opening(name):
+        def run(x):
+            return x
+
+        def open_it():
+            assert not [r for n, r in alive if n == name and r() is not None]
+            mine = lambda x: run(x)  # noqa: E731
+            opened.append(name)
+            alive.append((name, weakref.ref(mine)))
+            return mine
+
+        return open_it
+
+    racers = [races.Racer(name, opening(name)) for name in ("a", "b")]
+    races.race(racers, races.np.zeros(1, "float32"), Limits(openings=3, rounds=2, seconds=60))
+    assert sorted(opened) == ["a"] * 3 + ["b"] * 3
+    assert [[len(rounds) for rounds in racer.seconds] for racer in racers] == [[2, 2, 2]] * 2
+
+
+def test_everybody_has_the_same_place_on_average():
+    racers = [races.Racer(name, lambda: lambda x: x) for name in "abcde"]
+    orders = races.Orders(racers, "a model")
+    seen = [[racer.name for racer in orders.next()] for _ in range(8)]
+    assert all(first == second[::-1] for first, second in zip(seen[::2], seen[1::2], strict=True))
+    assert len({tuple(order) for order in seen}) > 4
+    other = races.Orders(racers, "another model")
+    assert [[r.name for r in other.next()] for _ in range(8)] != seen
