@@ -149,7 +149,7 @@ class State:
         Raises:
             OutputError: the folder cannot be written.
         """
-        folder = output / ".tune"
+        folder = output.resolve() / ".tune"
         found = None if fresh else _read(folder / "state.json", key)
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)

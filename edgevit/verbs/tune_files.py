@@ -124,7 +124,7 @@ class Files:
                     self.source, plan, place, seed=self.seed, progress=quiet, graphs=self.graphs
                 )
             trial.export_s = time.monotonic() - start
-            trial.bundle = str(bundle.path.relative_to(self.state.folder.resolve()))
+            trial.bundle = str(bundle.path.relative_to(self.state.folder))
             artifact = bundle.artifact(candidate.format)
             trial.file_sha256 = bundle.manifest["files"][artifact["file"]]["sha256"]
         trial.status = RACING

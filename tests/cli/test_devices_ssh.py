@@ -14,6 +14,7 @@ from sshd_kit import Sshd
 
 from devices import remote
 from devices.hosts import load_hosts
+from edgevit.bundle import Bundle
 from edgevit.measure.results import read_results
 
 #: Found before HOME is another.
@@ -140,3 +141,23 @@ def test_from_a_bare_board_to_a_result(edgevit, server, in_tmp, monkeypatch, ver
     home = server.home / ".cache" / "edgevit"
     assert {p.name for p in home.iterdir()} == {"agent", "store", "venv"}
     assert edgevit("devices", "setup", "pc", "--json").json["done"] == []
+
+
+@pytest.mark.slow
+def test_what_won_on_a_board_is_exported_for_it(edgevit, server, in_tmp, monkeypatch):
+    """Rewrites, settings and thread counts race there."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(in_tmp / "data"))
+    add(edgevit, server, "--python", sys.executable)
+    budget = ("--format", "onnx", "--threads", "1,2", "--budget", "40s")
+    outcome = edgevit("tune", "elevit", *TINY, "--device", "pc", *budget, "--json")
+    assert outcome.code == 0, outcome.err
+    told = outcome.json
+    assert told["device"] == {"name": "pc", "profile": "generic-x86-64"}
+    raced = [c for c in told["candidates"] if c["samples"]]
+    assert {c["threads"] for c in raced} == {1, 2}
+    assert {c["pass_set"] for c in raced} > {"default", "none"}
+    assert any(c["settings"] for c in raced)
+    exported = edgevit("export", "elevit", *TINY, "--for", "pc", "--tuned", "--json")
+    assert exported.code == 0, exported.err
+    done = {entry["name"] for entry in Bundle.open(exported.json["path"]).manifest["passes"]}
+    assert done >= set(told["winner"]["passes"])
