@@ -179,6 +179,7 @@ def set_constant(module: fx.GraphModule, node: fx.Node, name: str, value: Tensor
         name: of the argument in the schema (``"weight"``).
         value: the new constant; it keeps the old one's name where nothing else uses that.
     """
+    value = _in_order(value)
     old = arguments(node)[name]
     if isinstance(old, fx.Node) and _only_use(module, old, node):
         target = str(old.target)
@@ -207,6 +208,7 @@ def add_constant(
         value: of the constant.
         target: of a constant of this value that is there already.
     """
+    value = _in_order(value)
     if target is None:
         layer = layer_name(node)
         target = _free_name(module, f"{layer}.{name}" if layer else name)
@@ -216,6 +218,14 @@ def add_constant(
         made = module.graph.get_attr(target)
     made.meta["val"] = value
     return made
+
+
+def _in_order(value: Tensor) -> Tensor:
+    """A tensor with the strides of its shape.
+
+    Along an axis of one, ``contiguous`` leaves any; ExecuTorch takes them for another layout.
+    """
+    return value.reshape(-1).view(value.shape)
 
 
 def _only_use(module: fx.GraphModule, old: fx.Node, node: fx.Node) -> bool:

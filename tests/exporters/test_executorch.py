@@ -15,6 +15,7 @@ from runtime_kit import tiny
 from torch import nn
 
 from edgevit.errors import ConversionError, OptionError
+from edgevit.passes import EXACT, run_passes
 from exporters import executorch as module
 from exporters.base import CannotVerifyError, exporters, make_options
 from exporters.executorch import DELEGATE, ExecuTorchExporter, ExecuTorchOptions
@@ -75,6 +76,14 @@ def test_the_program_stays_as_it_is_and_gives_the_same_file(written, tmp_path):
     again, first = (f / artifact.file for f in (tmp_path, folder))
     assert again.read_bytes() == first.read_bytes()
     assert str(Path(__file__).parent).encode() not in first.read_bytes()
+
+
+def test_a_constant_laid_out_the_other_way_can_be_read(tmp_path):
+    def asked(m, x):  # as class attention asks, with a token that depends on no input
+        return (m.query.weight.view(1, 1, 2, 4).exp().transpose(1, 2) @ x).softmax(-1)
+
+    program = program_of(asked, (1, 2, 4, 6), query=nn.Linear(4, 2))
+    assert error_in_file(run_passes(program, EXACT)[0], tmp_path) <= ROUNDING
 
 
 def test_softmax_of_a_feature_map_runs_along_its_own_axis(tmp_path):

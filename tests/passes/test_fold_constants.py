@@ -54,6 +54,10 @@ FOLDED = {
         ),
         1,
     ),
+    "a value laid out the other way": (
+        Forward(lambda m, x: x @ m.held.a.exp().mT, held=Held(a=torch.randn(1, 8))),
+        1,
+    ),
     "the same value twice": (
         Forward(
             lambda m, x: (x + m.held.a.exp()).tanh() * m.held.a.exp(), held=Held(a=torch.randn(8))
@@ -72,6 +76,8 @@ def test_folds_to_the_last_bit(case):
     assert report.refusals == ()
     assert report.details["operators"] > 0
     assert torch.equal(done.after(done.images)[0], done.before(done.images)[0])
+    for value in done.after.graph_module().state_dict().values():
+        assert value.stride() == torch.empty(value.shape).stride()
     for operator in ("index", "sin", "cat", "chunk", "norm", "exp", "div"):
         assert done.count(operator) == 0
 
