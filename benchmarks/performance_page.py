@@ -321,7 +321,7 @@ def main() -> int:
         return 0
     text = page(json.loads(RECORD.read_text()))
     if "--check" not in sys.argv[1:]:
-        write_atomically(PAGE, text)
+        write_atomically(PAGE, text.removesuffix("\n"))
         return 0
     if PAGE.exists() and PAGE.read_text() == text:
         return 0

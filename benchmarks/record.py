@@ -26,7 +26,7 @@ def write_record(file: Path, record: Mapping[str, Mapping[str, Any]]) -> None:
     for kind, rows in record.items():
         lines = [f"  {json.dumps(model)}: {_row_text(row)}" for model, row in sorted(rows.items())]
         tables.append(f" {json.dumps(kind)}: {{\n" + ",\n".join(lines) + "\n }")
-    write_atomically(file, "{\n" + ",\n".join(tables) + "\n}\n")
+    write_atomically(file, "{\n" + ",\n".join(tables) + "\n}")
 
 
 def _row_text(row: Mapping[str, Any]) -> str:

@@ -4,11 +4,12 @@ import copy
 import json
 import math
 import shutil
+import sys
 import weakref
 
 import pytest
 
-from benchmarks import peers, races, rows, sources
+from benchmarks import peers, performance_page, races, rows, sources
 from benchmarks.peers import KINDS, busy, run
 from benchmarks.performance_page import best_against_best, fastest, page, ratio, share
 from benchmarks.races import Limits
@@ -174,6 +175,22 @@ def test_a_row_holds_while_graph_versions_and_candidates_are_the_same():
     assert not is_current(known, {**same, "graph": "abd"}, names)
     assert not is_current(known, {**same, "versions": {"torch": "2.14.0"}}, names)
     assert not is_current(known, same, names[1:])
+
+
+def test_a_page_that_was_written_passes_its_check(record, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(performance_page, "RECORD", tmp_path / "performance.json")
+    monkeypatch.setattr(performance_page, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(sys, "argv", ["performance_page"])
+    assert performance_page.main() == 0  # nothing measured, nothing to tell
+    write_record(tmp_path / "performance.json", record)
+    assert performance_page.main() == 0
+    monkeypatch.setattr(sys, "argv", ["performance_page", "--check"])
+    assert performance_page.main() == 0
+    for file in tmp_path.iterdir():
+        assert not file.read_text().endswith("\n\n")
+    (tmp_path / "performance.md").write_text("edited")
+    assert performance_page.main() == 1
+    assert "python -m benchmarks.performance_page" in capsys.readouterr().out
 
 
 @pytest.fixture
