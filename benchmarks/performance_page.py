@@ -258,11 +258,17 @@ def floors(record: Record) -> Iterator[str]:
         kinds = [record.get(f"{name}-{batch}", {}) for name in ("batch", "zoo")]
         rows = {model: row for kind in kinds for model, row in kind.items()}
         found = {model: r.value for model, row in rows.items() if (r := ratio(row, OURS))}
-        below = [f"{m} {v:.3f}" for m, v in sorted(found.items()) if v < FLOOR]
+        below = [_below(m, rows[m]) for m, value in sorted(found.items()) if value < FLOOR]
         text = f"no model below {FLOOR} of naive in onnxruntime at batch {batch}"
         if found:
             said = f"{text}, of {len(found)} measured" + (f": {', '.join(below)}" if below else "")
             yield verdict(not below, said)
+
+
+def _below(model: str, row: Row) -> str:
+    """A figure with its interval, and what chance did to the naive file itself."""
+    again = f" (the same naive file again {cell(row, CONTROL)})" if times(row, CONTROL) else ""
+    return f"{model} {cell(row, OURS)}{again}"
 
 
 def beaten(rows: Rows) -> Iterator[str]:
