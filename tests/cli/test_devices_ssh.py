@@ -147,7 +147,8 @@ def test_from_a_bare_board_to_a_result(edgevit, server, in_tmp, monkeypatch, ver
 def test_what_won_on_a_board_is_exported_for_it(edgevit, server, in_tmp, monkeypatch):
     """Rewrites, settings and thread counts race there."""
     monkeypatch.setenv("XDG_DATA_HOME", str(in_tmp / "data"))
-    add(edgevit, server, "--python", sys.executable)
+    # A lock of its own: a tuning waits for other measurements no longer than its budget.
+    add(edgevit, server, "--python", sys.executable, "--env", f"TMPDIR={in_tmp}")
     budget = ("--format", "onnx", "--threads", "1,2", "--budget", "40s")
     outcome = edgevit("tune", "elevit", *TINY, "--device", "pc", *budget, "--json")
     assert outcome.code == 0, outcome.err
