@@ -48,7 +48,8 @@ TITLES = {
 }
 PASSES = """\
 Against the file of all rewrites: below 1, the file is slower without this one. A dash: there is
-nothing to rewrite. *The same again* is that file made once more.
+nothing to rewrite. *The same again* is that file made once more. The zoo's own attention is spelled
+out anyhow; *of the usual way* are the files of models whose attention is not.
 """
 SHARES = """\
 ### Share of the machine's peak

@@ -32,7 +32,7 @@ BLOCK_S = 0.04
 #: Runs before an opening's rounds; one is enough where it takes so long.
 WARM_UP, SLOW_S = 3, 0.3
 #: Of an opening, and openings of a race, however long they take.
-LEAST_ROUNDS, LEAST_OPENINGS = 3, 4
+LEAST_ROUNDS, LEAST_OPENINGS = 2, 4
 
 
 @dataclass

@@ -94,11 +94,12 @@ class Workbench:
     @cached_property
     def useful_passes(self) -> set[str]:
         """Those that rewrite anything where all of them run."""
-        from edgevit.capture import capture
-        from edgevit.passes import EXACT, run_passes
+        return useful_passes(self.source)
 
-        _, reports = run_passes(capture(self.source.module, self.source.inputs), EXACT)
-        return {report.name for report in reports if report.rewritten}
+    @cached_property
+    def useful_in_textbook(self) -> set[str]:
+        """The same of the model that is written the usual way."""
+        return useful_passes(self.textbook)
 
     def own_folder(self) -> Path:
         """A folder that nobody has written to."""
@@ -295,12 +296,42 @@ def ours(
     from edgevit.passes import EXACT
     from edgevit.verbs.export import export_source, make_plan
 
-    if without and without not in bench.useful_passes:
-        raise NothingToDoError
+    if without:
+        useful = bench.useful_in_textbook if textbook else bench.useful_passes
+        if without not in useful:
+            raise NothingToDoError
     name, source = FORMATS[runner], bench.textbook if textbook else bench.source
     plan = make_plan(name, passes=[rule for rule in EXACT if rule != without])
     bundle = export_source(source, plan, bench.own_folder())
     return bundle.path / str(bundle.manifest["artifacts"][name]["file"])
+
+
+def norms_fused(bench: Workbench) -> Path:
+    """edgevit's own file, but with sums before norms that onnxruntime fuses with them.
+
+    Raises:
+        NothingToDoError: there are none.
+    """
+    import onnx
+
+    path = ours(bench, runner="onnxruntime")
+    model = onnx.load(path)
+    sums = [node for node in model.graph.node if node.op_type == "Sum" and len(node.input) == 2]
+    if not sums:
+        raise NothingToDoError
+    for node in sums:
+        node.op_type = "Add"
+    onnx.save(model, path)
+    return path
+
+
+def useful_passes(source: Source) -> set[str]:
+    """Those that rewrite anything where all of them run."""
+    from edgevit.capture import capture
+    from edgevit.passes import EXACT, run_passes
+
+    _, reports = run_passes(capture(source.module, source.inputs), EXACT)
+    return {report.name for report in reports if report.rewritten}
 
 
 def graph_hash(source: Source) -> str:
@@ -320,14 +351,23 @@ def _ours(
 
 
 def pass_candidates() -> list[Candidate]:
-    """The default file, then files without one of its passes.
+    """The default file, then files without one of its passes, or of what its exporter rewrites.
 
-    The same file once more is the control: what it differs by says nothing.
+    The same file once more is the control: what it differs by says nothing. The zoo's attention is
+    spelled out anyhow, so that pass is left out of the file of the model that is written the usual
+    way.
     """
     from edgevit.passes import EXACT, TIDYING
 
-    chosen = [name for name in EXACT if name not in TIDYING]
-    return [_ours(OURS), _ours(CONTROL), *(_ours(f"without {n}", without=n) for n in chosen)]
+    spelling = "spell_out_attention"
+    chosen = [name for name in EXACT if name not in (*TIDYING, spelling)]
+    without = [_ours(f"without {name}", without=name) for name in chosen]
+    fused = Candidate("without keep_norms_apart", onnx_session, norms_fused, ours=True)
+    usual = [
+        _ours("of the usual way", textbook=True),
+        _ours(f"of the usual way, without {spelling}", textbook=True, without=spelling),
+    ]
+    return [_ours(OURS), _ours(CONTROL), *without, fused, *usual]
 
 
 LITERT = ("litert_torch", "ai_edge_litert")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENDINGS = {
     "significant": "every other candidate that was measured is slower",
-    "no difference": "no difference shown to what is tied with it",
+    "none faster": "nothing else is faster by more than {regret:.0%}",
     "budget": "the budget is spent before all is decided",
     "only": "nothing else was measured",
 }
@@ -101,13 +101,13 @@ def tune(
 def print_tuned(tuned: Tuned) -> None:
     """The winner, how it was decided, and what became of the others."""
     report, console = tuned.report, out_console()
-    winner = report["winner"]
+    winner, ending = report["winner"], ENDINGS[report["ended"]].format(**report)
     lines = [
         str(tuned.bundle.path),
-        f"  {winner['label']}: {winner['median_ms']:.4g} ms; {ENDINGS[report['ended']]}",
+        f"  {winner['label']}: {winner['median_ms']:.4g} ms; {ending}",
     ]
     if winner["tied"]:
-        lines.append(f"  no difference shown to {', '.join(winner['tied'])}")
+        lines.append(f"  as fast: {', '.join(winner['tied'])}")
     lines.append(
         f"  {report['exporting_s']:.0f} s of exporting, {report['measuring_s']:.0f} s of "
         f"measuring, of {report['budget_s']:.0f} s"

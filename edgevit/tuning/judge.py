@@ -9,9 +9,11 @@ Where a runtime puts weights and buffers when it opens a file stays for the whol
 some percent of a small model's time. So the interval is widened by what that luck may be, which
 shrinks with the root of the number of jobs.
 
-    slower     the interval lies above 1, and the median quotient is past the threshold
-    the same   the interval lies within the threshold around 1
-    open       neither; more rounds may tell
+    slower      the interval lies above 1, and the median quotient above what counts as alike
+    faster      the inverse
+    the same    the interval lies within the regret on both sides of 1
+    not faster  it does so on the lower side: the other one can be taken
+    open        none of these; more rounds may tell
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ from math import comb, exp, log, sqrt
 from statistics import median
 from typing import Any
 
-__all__ = ["THRESHOLD", "Rounds", "Verdict", "fastest", "judge"]
+__all__ = ["ALIKE", "REGRET", "Rounds", "Verdict", "fastest", "judge"]
 
 #: Median ns of one inference by stage, slice and round: rounds of the same key were interleaved.
 Rounds = Mapping[tuple[int, int, int], float]
 
-#: Share below which a difference is none.
-THRESHOLD = 0.02
+#: Share below which a difference does not count.
+ALIKE = 0.01
+#: Share by which another one may be faster than what is taken, as far as is shown. To show less
+#: takes as many openings as a budget of minutes has not.
+REGRET = 0.03
 #: How far the quotient of two files in one job may be off by luck. Its standard deviation, with
 #: both files opened ten times, was 0.9 to 2.2 % (efficientvit_m0, efficientvit_m4, levit_cifar10,
 #: soft_tiny in onnxruntime).
@@ -42,7 +47,7 @@ class Verdict:
     """One candidate against another.
 
     Args:
-        word: ``"slower"``, ``"faster"``, ``"the same"`` or ``"open"``.
+        word: ``"slower"``, ``"faster"``, ``"the same"``, ``"not faster"`` or ``"open"``.
         ratio: median quotient of its time to the other's; None without common rounds.
         interval: of that, luck included; None for too few rounds.
         rounds: how many they have in common.
@@ -61,7 +66,7 @@ class Verdict:
         }  # fmt: skip
 
 
-def judge(own: Rounds, other: Rounds, threshold: float = THRESHOLD) -> Verdict:
+def judge(own: Rounds, other: Rounds) -> Verdict:
     """A candidate against another, from the rounds that both have."""
     common = own.keys() & other.keys()
     quotients = sorted(own[key] / other[key] for key in common)
@@ -72,12 +77,12 @@ def judge(own: Rounds, other: Rounds, threshold: float = THRESHOLD) -> Verdict:
         return Verdict("open", ratio, None, len(quotients))
     luck = 1 + LUCK / sqrt(len({(stage, part) for stage, part, _ in common}))
     low, high = interval = interval[0] / luck, interval[1] * luck
-    if low > 1 and ratio > 1 + threshold:
+    if low > 1 and ratio > 1 + ALIKE:
         word = "slower"
-    elif high < 1 and ratio * (1 + threshold) < 1:
+    elif high < 1 and ratio * (1 + ALIKE) < 1:
         word = "faster"
-    elif low * (1 + threshold) >= 1 and high <= 1 + threshold:
-        word = "the same"
+    elif low * (1 + REGRET) >= 1:
+        word = "the same" if high <= 1 + REGRET else "not faster"
     else:
         word = "open"
     return Verdict(word, ratio, interval, len(quotients))

@@ -5,9 +5,9 @@
 
 Files come in the order of what they cost; the graph is captured once, and rewritten once for each
 set of passes (:mod:`edgevit.verbs.tune_files`). In a race all files share a job, so that their
-rounds are interleaved (:mod:`edgevit.verbs.tune_races`, :mod:`edgevit.tuning.judge`). It ends when
-all but the fastest are shown to be slower, or the same within the threshold, or when the budget is
-spent. Of those that are not told apart the plainest is taken.
+rounds are interleaved (:mod:`edgevit.verbs.tune_races`, :mod:`edgevit.tuning.judge`). The
+fastest is taken, or the plainest of those that are as fast. It ends when every other one is shown
+to be slower, or not faster by more than what may be regretted, or when the budget is spent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from math import ceil, log2
+from math import ceil, inf, log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from edgevit.errors import MissingExtraError, OptionError, UnavailableError, Usa
 from edgevit.measure.results import write_atomically
 from edgevit.progress import Progress
 from edgevit.source import Source
-from edgevit.tuning.judge import THRESHOLD, Verdict, fastest, judge
+from edgevit.tuning.judge import ALIKE, REGRET, Verdict, fastest, judge
 from edgevit.tuning.space import Candidate, usable_formats, variants
 from edgevit.tuning.state import LEAST_RACE_S, LOST, State, Trial, writing
 from edgevit.tuning.store import keep_tuned
@@ -259,24 +259,17 @@ class _Tuning:
         if not self.state.racing:
             reasons = "; ".join(f"{t.label}: {t.reason}" for t in self.state.trials)
             raise UnavailableError(f"no candidate is left: {reasons}")
-        if len(self.state.racing) == 1:
-            only = self.state.racing[0]
-            self.ended = (
-                "significant" if any(t.status == LOST for t in self._measured()) else "only"
-            )
-            return bool(only.samples)
-        _, verdicts = self._verdicts()
-        words = {verdict.word for verdict in verdicts.values()}
-        if words <= {"slower"}:
-            self.ended = "significant"
-        elif words <= {"slower", "the same"}:
-            self.ended = "no difference"
+        winner, _ = self._winner()
+        racing = [trial for trial in self.state.racing if trial is not winner]
+        lost = [trial for trial in self.state.trials if trial.samples and trial.status == LOST]
+        words = [judge(trial.rounds, winner.rounds).word for trial in (*racing, *lost)]
+        if not words:
+            self.ended = "only"
+        elif set(words[: len(racing)]) <= {"slower", "the same", "not faster"}:
+            self.ended = "significant" if set(words) == {"slower"} else "none faster"
         else:
             self.ended = "budget"
-        return self.ended != "budget"
-
-    def _measured(self) -> list[Trial]:
-        return [trial for trial in self.state.trials if trial.samples]
+        return self.ended != "budget" and bool(winner.samples)
 
     def _halve(self) -> None:
         """Those that are slower leave, and the slower half does, but for the plainest of them.
@@ -301,13 +294,12 @@ class _Tuning:
     # -- the end -----------------------------------------------------------------------------------
 
     def _winner(self) -> tuple[Trial, list[Trial]]:
-        """The plainest of those not told apart from the fastest, and the others of these."""
+        """The plainest of those that are as fast as the fastest, and the others of these."""
         leader, verdicts = self._verdicts()
         tied = [leader]
         for trial in self.state.racing:
             verdict = verdicts.get(trial.label)
-            near = verdict and verdict.ratio and verdict.ratio <= 1 + THRESHOLD
-            if verdict and (verdict.word == "the same" or (verdict.word == "open" and near)):
+            if verdict and verdict.word != "slower" and (verdict.ratio or inf) <= 1 + ALIKE:
                 tied.append(trial)
         tied.sort(key=self._plainness)
         return tied[0], tied[1:]
@@ -325,7 +317,7 @@ class _Tuning:
                 trial.status = "won"
                 continue
             verdict = judge(trial.rounds, winner.rounds)
-            said = "no difference shown, and not plainer; " if trial in tied else ""
+            said = "as fast, and not plainer; " if trial in tied else ""
             trial.leave(LOST, said + _told(verdict))
         made = self.files.bundle(winner)
         destination = self.output / made.path.name
@@ -361,7 +353,8 @@ class _Tuning:
             "device": {"name": self.device.name, "profile": self.device.profile.name},
             "context": state.context,
             "ended": self.ended,
-            "threshold": THRESHOLD,
+            "alike": ALIKE,
+            "regret": REGRET,
             "budget_s": state.budget_s,
             "exporting_s": round(state.exporting_s, 3),
             "measuring_s": round(state.measuring_s, 3),

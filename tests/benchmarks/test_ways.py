@@ -1,0 +1,57 @@
+"""Files without one of the rewrites, for what each of them brings."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.ways import (
+    NothingToDoError,
+    Workbench,
+    norms_fused,
+    onnx_session,
+    ours,
+    pass_candidates,
+)
+from edgevit.passes import EXACT, TIDYING
+from edgevit.verbs.export import make_source
+
+
+class Normed(nn.Module):
+    """A residual, with a norm behind it or not."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(16, 16), norm
+
+    def forward(self, x):
+        return self.norm(x + torch.relu(self.linear(x)))
+
+
+def bench(norm, folder):
+    source, _ = make_source(Normed(norm).eval(), input_shape=(3, 8, 16))
+    return Workbench(source, folder)
+
+
+def test_norms_are_fused_again_for_comparison(tmp_path):
+    work = bench(nn.LayerNorm(16), tmp_path)
+    files = [ours(work, runner="onnxruntime"), norms_fused(work)]
+    kinds = [Counter(node.op_type for node in onnx.load(file).graph.node) for file in files]
+    assert kinds[0]["Sum"] == kinds[1]["Add"] - kinds[0]["Add"] == 1
+    assert kinds[1]["Sum"] == 0
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 16), dtype=np.float32)
+    first, second = (onnx_session(file)(x) for file in files)
+    assert np.abs(first - second).max() < 1e-5
+
+
+def test_without_such_a_norm_there_is_nothing_to_compare(tmp_path):
+    with pytest.raises(NothingToDoError):
+        norms_fused(bench(nn.Identity(), tmp_path))
+
+
+def test_every_exact_rewrite_has_its_column():
+    names = " ".join(candidate.name for candidate in pass_candidates())
+    assert [name for name in EXACT if name not in TIDYING and f"without {name}" not in names] == []
