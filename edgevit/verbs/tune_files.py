@@ -16,8 +16,8 @@ from edgevit.verbs.export import Graphs, Plan, export_source, make_plan, rewritt
 
 __all__ = ["Files"]
 
-#: Share of the budget after which no export begins.
-EXPORT_SHARE = 0.6
+#: Share of the budget after which no export begins, and that a single one may take.
+EXPORT_SHARE, ONE_SHARE = 0.5, 0.2
 
 
 @dataclass
@@ -57,11 +57,8 @@ class Files:
         for trial in state.trials:
             if trial.status != WAITING:
                 continue
-            made = any(t.bundle for t in state.trials)
-            late = state.exporting_s + self._estimate(trial) > EXPORT_SHARE * state.budget_s
-            spent = late or state.left_s < 2 * LEAST_RACE_S
-            if made and spent and not self._shared(trial):
-                trial.leave(UNTRIED, "the exports' share of the budget would be exceeded")
+            if any(t.bundle for t in state.trials) and (why := self._too_long(trial)):
+                trial.leave(UNTRIED, why)
                 continue
             with state.spending("exporting_s"):
                 try:
@@ -75,6 +72,18 @@ class Files:
             raise UnavailableError(
                 f"{self.source.name} could not be exported: {'; '.join(reasons)}"
             )
+
+    def _too_long(self, trial: Trial) -> str | None:
+        """Why there is no time to make its file, if there is none."""
+        state, seconds = self.state, self._estimate(trial)
+        if self._shared(trial):
+            return None
+        if seconds > ONE_SHARE * state.budget_s:
+            return f"to make it takes about {seconds:.0f} s, too much of {state.budget_s:.0f} s"
+        late = state.exporting_s + seconds > EXPORT_SHARE * state.budget_s
+        if late or state.left_s < 2 * LEAST_RACE_S:
+            return "the exports' share of the budget would be exceeded"
+        return None
 
     def _shared(self, trial: Trial) -> Trial | None:
         """One whose file this one has as well: they differ in settings alone."""
