@@ -65,8 +65,6 @@ SETTLE_S = 180.0
 #: No model of the zoo may be below it in onnxruntime, as a multiple of the naive file's speed.
 FLOOR = 0.98
 PATIENCE_S = 3600.0
-#: Rows whose files are made before the first of them is raced; some lie on about 1 GiB.
-AHEAD = 6
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,14 @@ class Kind:
         the same bytes again were faster by 2.0 +- 0.8 %, in four others by -0.1 to 0.5 %.
         """
         return 1 if self.floor else 3
+
+    @property
+    def ahead(self) -> int:
+        """Rows whose files are made before the first of them is raced.
+
+        The load of the machine has to fall each time; but some of all ways' files lie on 1 GiB.
+        """
+        return 6 if self.name == "batch-1" else 24
 
     @property
     def formats(self) -> list[str]:
@@ -245,8 +251,9 @@ def measure(
     wait: Callable[[], None],
 ) -> Iterator[Row | Exception | None]:
     """For each task its row, why there is none, or None where the known row holds."""
-    for start in range(0, len(tasks), AHEAD):
-        group = tasks[start : start + AHEAD]
+    ahead = min((kind.ahead for kind, _ in tasks), default=1)
+    for start in range(0, len(tasks), ahead):
+        group = tasks[start : start + ahead]
         wait()
         with tempfile.TemporaryDirectory(prefix="edgevit-peers-") as folder:
             # What is compiled for a check need not be compiled again for the race.

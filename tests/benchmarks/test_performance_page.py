@@ -260,7 +260,7 @@ def test_rows_are_raced_when_the_files_of_their_group_are_made(monkeypatch, quie
         return [made(call[1]) for call in calls]
 
     monkeypatch.setattr(peers, "apart", apart)
-    monkeypatch.setattr(peers, "AHEAD", 2)
+    monkeypatch.setattr(peers.Kind, "ahead", 2)
     assert run([(KINDS[0], n) for n in "abc"], jobs=2) == 0
     race = ("race", KINDS[0].processes, 1)
     assert did == [("make", 2, 2), race, race, ("make", 1, 2), race]
