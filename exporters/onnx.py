@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,10 @@ __all__ = ["OnnxExporter", "OnnxOptions"]
 #: The IR version that an opset came out with, which is the oldest that it may stand in.
 ERA_IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
 NEWEST_IR = 13
+#: The opset of a file that needs no other, and the first in which GELU is one operator. onnxruntime
+#: fuses what the exact one is written as before, but not its tanh form, which takes five times as
+#: long in parts (1.31 on AVX-512).
+USUAL_OPSET, GELU_OPSET = 17, 20
 AUTO = "auto"
 
 
@@ -38,7 +42,8 @@ class OnnxOptions(ExporterOptions):
     """What kind of ONNX file to write.
 
     Args:
-        opset: 13 to 20. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
+        opset: 13 to 20; if None 17, or 20 for a model with a GELU in its tanh form. Boards with
+            old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
         simplify: run onnxsim over the model.
         exporter: ``"torchscript"``, ``"dynamo"``, or ``"auto"``: the first, and the second if the
@@ -49,16 +54,17 @@ class OnnxOptions(ExporterOptions):
         MissingExtraError: ``simplify`` without onnxsim.
     """
 
-    opset: int = 17
+    opset: int | None = None
     ir_version: int | None = None
     simplify: bool = False
     exporter: str = AUTO
 
     def __post_init__(self) -> None:
-        _check_number("opset", self.opset, min(ERA_IR), max(ERA_IR))
+        opset = USUAL_OPSET if self.opset is None else self.opset
+        _check_number("opset", opset, min(ERA_IR), max(ERA_IR))
         if self.ir_version is not None:
-            hint = f"opset {self.opset} came with IR version {ERA_IR[self.opset]}"
-            _check_number("ir_version", self.ir_version, ERA_IR[self.opset], NEWEST_IR, hint)
+            hint = f"opset {opset} came with IR version {ERA_IR[opset]}"
+            _check_number("ir_version", self.ir_version, ERA_IR[opset], NEWEST_IR, hint)
         if not isinstance(self.simplify, bool):
             raise OptionError("simplify", expected="true or false", got=self.simplify)
         if self.exporter not in (AUTO, *WRITERS):
@@ -68,9 +74,22 @@ class OnnxOptions(ExporterOptions):
             raise MissingExtraError("onnx option simplify", ["onnxsim"], OnnxExporter.extra)
 
     @property
-    def file_ir_version(self) -> int:
-        """The IR version that the file gets."""
-        return self.ir_version or ERA_IR[self.opset]
+    def opsets(self) -> tuple[int, ...]:
+        """Those that a file may get, the usual one first."""
+        if self.opset is not None:
+            return (self.opset,)
+        most = self.ir_version or NEWEST_IR
+        return tuple(o for o in (USUAL_OPSET, GELU_OPSET) if ERA_IR[o] <= most)
+
+    def ir_of(self, opset: int) -> int:
+        """The IR version that a file of that opset gets."""
+        return self.ir_version or ERA_IR[opset]
+
+    def fitted(self, program: Program) -> OnnxOptions:
+        """With the opset that suits the program, where none was asked for."""
+        usual, *others = self.opsets
+        suits = GELU_OPSET in others and _has_tanh_gelu(program)
+        return replace(self, opset=GELU_OPSET if suits else usual)
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -82,6 +101,11 @@ def _check_number(option: str, got: object, low: int, high: int, hint: str | Non
     if isinstance(got, bool) or not isinstance(got, int) or not low <= got <= high:
         expected = f"a whole number from {low} to {high}"
         raise OptionError(option, expected=expected, got=got, hint=hint)
+
+
+def _has_tanh_gelu(program: Program) -> bool:
+    nodes = program.origin.graph.nodes
+    return any("gelu" in str(n.target) and n.kwargs.get("approximate") == "tanh" for n in nodes)
 
 
 class OnnxExporter:
@@ -104,7 +128,7 @@ class OnnxExporter:
             ConversionError: no exporter could, or the file is not what was asked for, or
                 onnxruntime refuses it.
         """
-        failures = []
+        failures, options = [], options.fitted(program)
         for route in options.routes:
             written = _attempt(route, program, folder / self.file, options)
             if isinstance(written, Artifact):
@@ -141,11 +165,12 @@ class OnnxExporter:
 def _attempt(
     route: str, program: Program, path: Path, options: OnnxOptions
 ) -> Artifact | ConversionError:
+    (opset,) = options.opsets
     try:
-        made = WRITERS[route](program, options.opset, path)
+        made = WRITERS[route](program, opset, path)
         rewritten = {"keep_norms_apart": _write(made, path, program, options)}
         model = _read(path)
-        check_model(model, program, opset=options.opset, ir_version=options.file_ir_version)
+        check_model(model, program, opset=opset, ir_version=options.ir_of(opset))
         check_runs(path, program)
     except ConversionError as failure:
         return failure
@@ -159,7 +184,8 @@ def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> in
     model = simplified(model) if options.simplify else model
     restore_inputs(model, program)
     kept = keep_norms_apart(model.graph)
-    model.ir_version = options.file_ir_version
+    (opset,) = options.opsets
+    model.ir_version = options.ir_of(opset)
     try:
         onnx.save_model(model, path)
     except ValueError as error:

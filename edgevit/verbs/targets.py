@@ -66,7 +66,7 @@ def fit_options(
         options: by format, as asked for; these stand, or are refused.
 
     Returns:
-        The options, with opset and IR version where the device is more limited than the default.
+        The options, with an opset where the device does not read all that a file might get.
 
     Raises:
         OptionError: an option that was asked for makes a file that the device cannot load.
@@ -97,32 +97,27 @@ def _fit(profile: DeviceProfile, format_name: str, given: Mapping[str, Any]) -> 
                 hint=f"leave {option} out: --for {profile.name} chooses it",
             )
     options: Any = make_options(exporter, dict(given))
-    if "opset" in given:
-        return _lower_ir(options, runtime, where)
-    opset: int = options.opset
-    if runtime.max_opset is not None:
-        opset = min(opset, runtime.max_opset)
-    while runtime.max_ir is not None and _ir(exporter, given, opset) > runtime.max_ir:
+    if given.get("opset") is not None:
+        if not _reads(runtime, options, options.opset):
+            raise OptionError(
+                "opset",
+                expected=f"one whose IR version is at most {runtime.max_ir}, as {where} needs",
+                got=options.opset,
+            )
+        return {}
+    if all(_reads(runtime, options, opset) for opset in options.opsets):
+        return {}
+    # An opset that there is not is refused as any other is.
+    opset: int = options.opsets[0]
+    while not _reads(runtime, make_options(exporter, {**given, "opset": opset}), opset):
         opset -= 1
-    return {"opset": opset} if opset != options.opset else {}
+    return {"opset": opset}
 
 
-def _ir(exporter: Any, given: Mapping[str, Any], opset: int) -> int:
-    from exporters.base import make_options
-
-    options: Any = make_options(exporter, {**given, "opset": opset})
-    return int(options.file_ir_version)
-
-
-def _lower_ir(options: Any, runtime: RuntimeProfile, where: str) -> dict[str, Any]:
-    """Nothing to add; but the IR version that an opset brings must be one that the device reads."""
-    if runtime.max_ir is not None and options.file_ir_version > runtime.max_ir:
-        raise OptionError(
-            "opset",
-            expected=f"one whose IR version is at most {runtime.max_ir}, as {where} needs",
-            got=options.opset,
-        )
-    return {}
+def _reads(runtime: RuntimeProfile, options: Any, opset: int) -> bool:
+    """Whether a file of that opset can be loaded."""
+    newest = runtime.max_opset is None or opset <= runtime.max_opset
+    return newest and (runtime.max_ir is None or options.ir_of(opset) <= runtime.max_ir)
 
 
 def check_loadable(profile: DeviceProfile, bundle: Bundle, format_name: str) -> None:

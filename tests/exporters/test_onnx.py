@@ -140,6 +140,27 @@ def test_the_ir_version_is_the_one_asked_for(opset, ir_version, tmp_path):
     assert error_of(runner, program) <= ROUNDING
 
 
+@pytest.mark.parametrize(
+    ("approximate", "options", "opset", "operators"),
+    [
+        ("tanh", {}, 20, {"Gelu"}),
+        ("tanh", {"ir_version": 8}, 17, {"Tanh"}),
+        ("tanh", {"opset": 17}, 17, {"Tanh"}),
+        ("none", {}, 17, {"Erf"}),
+    ],
+)
+def test_a_gelu_of_the_tanh_form_is_one_operator_where_it_can_be(
+    approximate, options, opset, operators, tmp_path
+):
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(approximate=approximate))
+    program = capture(model.eval(), [TensorSpec("x", (1, 4, 8))])
+    artifact = write(EXPORTER, program, tmp_path, **options)
+    assert artifact.facts["opset"] == opset_of(read(tmp_path)) == opset
+    assert artifact.facts["operators"].keys() & {"Gelu", "Tanh", "Erf"} == operators
+    (runner,) = EXPORTER.load(artifact, tmp_path)
+    assert error_of(runner, program) <= ROUNDING
+
+
 def test_simplify_makes_the_file_smaller_and_agrees(tmp_path):
     program = elevit()
     (tmp_path / "plain").mkdir()
@@ -312,8 +333,7 @@ def test_a_declared_batch_that_is_a_number_is_an_error(tmp_path, monkeypatch):
 
 def test_a_wrong_ir_version_is_noticed(tmp_path, monkeypatch):
     class Other(OnnxOptions):
-        @property
-        def file_ir_version(self):
+        def ir_of(self, opset):
             return next(answers)
 
     answers = iter([8, 9])

@@ -30,6 +30,11 @@ TINY = {"image_size": 32, "model_options": {"widths": (8, 8, 16), "depths": (1, 
     [
         ({}, {}, None),
         ({"max_opset": 25, "max_ir": 13}, {}, None),
+        # The default is 17, or 20 for a model that it suits.
+        ({"max_opset": 20, "max_ir": 9}, {}, None),
+        ({"max_opset": 19, "max_ir": 9}, {}, {"opset": 17}),
+        ({"max_opset": 21, "max_ir": 8}, {}, {"opset": 17}),
+        ({"max_opset": 21, "max_ir": 9}, {"ir_version": 8}, {"ir_version": 8}),
         ({"max_opset": 15, "max_ir": 8}, {}, {"opset": 15}),
         ({"max_opset": 15}, {}, {"opset": 15}),
         # Opset 14 is the newest that came with IR version 7.
