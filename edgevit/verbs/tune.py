@@ -274,7 +274,8 @@ class _Tuning:
     def _halve(self) -> None:
         """Those that are slower leave, and the slower half does, but for the plainest of them.
 
-        Where nothing is shown, that one is taken in the end. Two at least stay.
+        Where nothing is shown, that one is taken in the end; of the fastest's format the plainest,
+        too. Two at least stay.
         """
         if len(self.state.racing) < 2:
             return
@@ -283,9 +284,10 @@ class _Tuning:
             if trial is not leader and verdicts[trial.label].word == "slower":
                 trial.leave(LOST, _slower(verdicts[trial.label], leader))
         order = self._order()
-        plainest = min(order, key=self._plainness)
+        alike = [trial for trial in order if trial.candidate.format == leader.candidate.format]
+        plainest = [min(group, key=self._plainness) for group in (order, alike)]
         for trial in order[max(2, ceil(len(order) / 2)) :]:
-            if trial is plainest:
+            if any(trial is one for one in plainest):
                 continue
             verdict = verdicts.get(trial.label, Verdict("open"))
             trial.leave(LOST, f"in the slower half of race {self.state.stages}; {_told(verdict)}")
