@@ -22,6 +22,8 @@ from edgevit.bundle import held
 from edgevit.errors import DeviceError, OptionError, OutputError, UnavailableError, UnknownNameError
 from edgevit.progress import Progress
 from edgevit.source import BlockSpec, slug
+from edgevit.tuning.space import Candidate
+from edgevit.tuning.state import RACING, State, Trial
 from edgevit.verbs import tune_files, tune_races
 from edgevit.verbs.export import export
 from edgevit.verbs.subjects import entries_of
@@ -163,6 +165,25 @@ def test_the_plainest_stays_until_it_is_shown_to_be_slower(
     others = [c for c in found.report["candidates"] if c["label"] != "onnx default 1t"]
     assert "in the slower half" in " ".join(c["reason"] or "" for c in others)
     assert "in the slower half" not in (default["reason"] or "")
+
+
+def test_of_the_fastest_format_the_plainest_stays_too(tmp_path: Path) -> None:
+    sets = ("none", "-fold_affine", "-fold_batchnorm", "-split_layers", "default")
+    candidates = [Candidate("openvino", name) for name in sets] + [Candidate("onnx")]
+    trials = []
+    for place, candidate in enumerate(candidates):
+        ns = [1_000_000 + 1000 * place]
+        samples = [
+            {"stage": 0, "slice": n % 4, "round": n, "inner": 1, "ns": ns} for n in range(16)
+        ]
+        trials.append(Trial(candidate, RACING, samples=samples))
+    state = State(tmp_path / ".tune", "key", trials)
+    nothing: Any = None
+    race = tuning._Tuning(nothing, board(tmp_path), state, tmp_path, 1, 0, (1,), Progress())
+    race._halve()
+    left = [t.label for t in trials if t.status != RACING]
+    assert left == ["openvino -split_layers 1t"]
+    assert race._winner()[0].label == "onnx default 1t"
 
 
 def test_wrong_results_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
