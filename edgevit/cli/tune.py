@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENDINGS = {
     "significant": "every other candidate that was measured is slower",
-    "none faster": "nothing else is faster by more than {regret:.0%}",
+    "none faster": "of what stayed in the race, nothing is faster by more than {regret:.0%}",
     "budget": "the budget is spent before all is decided",
     "only": "nothing else was measured",
 }

@@ -6,8 +6,9 @@
 Files come in the order of what they cost; the graph is captured once, and rewritten once for each
 set of passes (:mod:`edgevit.verbs.tune_files`). In a race all files share a job, so that their
 rounds are interleaved (:mod:`edgevit.verbs.tune_races`, :mod:`edgevit.tuning.judge`). The
-fastest is taken, or the plainest of those that are as fast. It ends when every other one is shown
-to be slower, or not faster by more than what may be regretted, or when the budget is spent.
+fastest is taken, or the plainest of those that are as fast. It ends when every other one in the
+race is shown to be slower, or not faster by more than what may be regretted, or when the budget is
+spent. Of those that left with the slower half nothing more is known than their rounds.
 """
 
 from __future__ import annotations

@@ -186,6 +186,22 @@ def test_of_the_fastest_format_the_plainest_stays_too(tmp_path: Path) -> None:
     assert race._winner()[0].label == "onnx default 1t"
 
 
+@pytest.mark.parametrize(
+    ("spent", "takes", "why"),
+    [(0, 19, None), (0, 21, "to make it takes about 21 s"), (40, 9, None), (40, 11, "share")],
+)
+def test_files_take_their_share_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spent: float, takes: float, why: str | None
+) -> None:
+    trial = Trial(Candidate("executorch"))
+    state = State(tmp_path, "key", [trial], exporting_s=spent, budget_s=100.0)
+    nothing: Any = None
+    files = tune_files.Files(nothing, nothing, state, 0, Progress())
+    monkeypatch.setattr(tune_files.Files, "_estimate", lambda self, trial: takes)
+    told = files._too_long(trial)
+    assert told is None if why is None else why in str(told)
+
+
 def test_wrong_results_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {"optimization": "nonsense"}, {"optimization": "basic"})
     whole = tune_races.Races.entry
