@@ -79,17 +79,32 @@ PLAN_OPTIONS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Rewritten:
+    """A graph after its passes, checked.
+
+    Args:
+        program: it.
+        passes: what the manifest says of them.
+        outputs: what it gives for the samples of the export, which every file has to give.
+    """
+
+    program: Program
+    passes: dict[str, Any]
+    outputs: Arrays
+
+
 @dataclass
 class Graphs:
-    """What several exports of one source and one activation have in common.
+    """What several exports of one source, activation, seed and picture have in common.
 
     Args:
         captured: the source's graph, once it is there.
-        rewritten: graphs by the passes that were asked for, with what the manifest says of each.
+        rewritten: graphs by the passes that were asked for.
     """
 
     captured: Program | None = None
-    rewritten: dict[tuple[str, ...], tuple[Program, dict[str, Any]]] = field(default_factory=dict)
+    rewritten: dict[tuple[str, ...], Rewritten] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -339,8 +354,8 @@ def export_source(
 
 def rewritten_graph(
     source: Source, plan: Plan, graphs: Graphs, *, seed: int = 0, progress: Progress | None = None
-) -> tuple[Program, dict[str, Any]]:
-    """The checked graph that :func:`export_source` would write, and what its passes did."""
+) -> Rewritten:
+    """The checked graph that :func:`export_source` would write."""
     run = _Export(source, plan, seed, progress or Progress(), graphs=graphs)
     return run.graph(run._samples()[0])
 
@@ -401,9 +416,8 @@ class _Export:
 
         device = self.plan.device
         samples, described = self._samples()
-        program, passes = self.graph(samples)
-        with self._stage("expected outputs"):
-            want = _run_program(program, samples)
+        rewritten = self.graph(samples)
+        program, want = rewritten.program, rewritten.outputs
         sensitivity = self._sensitivity(program, want)
         artifacts, halves = {}, {}
         for name, (exporter, options) in self.plan.formats.items():
@@ -453,21 +467,21 @@ class _Export:
             "samples": described,
             "golden": GOLDEN,
             "sensitivity": sensitivity,
-            **passes,
+            **rewritten.passes,
             "artifacts": artifacts,
             "seconds": self.seconds,
         }
 
     # -- the graph ---------------------------------------------------------------------------------
 
-    def graph(self, samples: Sequence[Arrays]) -> tuple[Program, dict[str, Any]]:
+    def graph(self, samples: Sequence[Arrays]) -> Rewritten:
         """The rewritten program, made unless it is there."""
         key = tuple(self.plan.rewrites())
         if key not in self.graphs.rewritten:
             self.graphs.rewritten[key] = self._program(samples)
         return self.graphs.rewritten[key]
 
-    def _program(self, samples: Sequence[Arrays]) -> tuple[Program, dict[str, Any]]:
+    def _program(self, samples: Sequence[Arrays]) -> Rewritten:
         """The rewritten program, with what the passes did and how they were checked."""
         from edgevit.capture import capture
         from edgevit.passes import run_passes
@@ -495,16 +509,18 @@ class _Export:
         with self._stage("rewrite"):
             rewritten, done = run_passes(program, self.plan.rewrites())
         reports += done
-        checks.append(self._check_rewrites(program, rewritten, done, reference, samples))
-        program = rewritten
+        with self._stage("expected outputs"):
+            outputs = _run_program(rewritten, samples)
+        checks.append(self._check_rewrites(program, rewritten, done, reference, outputs, samples))
         for report in reports:
             for refusal in report.refusals:
                 self.progress.note(f"{report.name} left {refusal.layer}: {refusal.reason}")
-        return program, {
+        passes = {
             "passes": [report.to_json() for report in reports],
             "drift": drift,
             "program_checks": [c for c in checks if c is not None],
         }
+        return Rewritten(rewritten, passes, outputs)
 
     @staticmethod
     def _golden(outputs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, NDArray[Any]]:
@@ -540,6 +556,7 @@ class _Export:
         after: Program,
         done: Sequence[PassReport],
         want: Arrays,
+        got: Arrays,
         samples: Sequence[Arrays],
     ) -> dict[str, Any] | None:
         """The rewritten graph against the one before; where it is off, the pass that did it."""
@@ -547,13 +564,14 @@ class _Export:
 
         if not self.plan.verify:
             return None
-        result = _rewritten_agrees(before, after, want, samples)
+        result = _rewritten_agrees(before, after, want, got, samples)
         if not result.ok:
             names = [report.name for report in done]
             for count, name in enumerate(names, 1):
                 partly, _ = run_passes(before, names[:count])
+                outputs = _run_program(partly, samples)
                 self._require(
-                    _rewritten_agrees(before, partly, want, samples), name, "graph before"
+                    _rewritten_agrees(before, partly, want, outputs, samples), name, "graph before"
                 )
         self._require(result, "the rewritten graph", "graph before")
         return {"stage": "passes", "against": "graph before", **result.to_json()}
@@ -680,21 +698,21 @@ def _run_rounded(program: Program, artifact: Artifact, samples: Sequence[Arrays]
 
 
 def _rewritten_agrees(
-    before: Program, after: Program, want: Arrays, samples: Sequence[Arrays]
+    before: Program, after: Program, want: Arrays, got: Arrays, samples: Sequence[Arrays]
 ) -> Verification:
-    """A rewritten graph against the one before it, whose outputs are given.
+    """A rewritten graph against the one before it; ``got`` and ``want`` are their outputs.
 
     A network can blow up rounding: a BatchNorm whose input hardly varies divides by that little
     deviation. Where fp32 does not agree, both graphs are run in float64, with the same tolerance:
     what is left then is the rewrite's own doing.
     """
-    result = _agreement(after, want, _run_program(after, samples), "torch", "passes")
+    result = _agreement(after, want, got, "torch", "passes")
     if result.ok:
         return result
     from edgevit.capture import double_precision
 
-    exact, got = (_run_module(double_precision(p), _in_double(samples)) for p in (before, after))
-    return _agreement(after, exact, got, "torch in float64", "passes")
+    exact, more = (_run_module(double_precision(p), _in_double(samples)) for p in (before, after))
+    return _agreement(after, exact, more, "torch in float64", "passes")
 
 
 def _agreement(

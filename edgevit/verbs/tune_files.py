@@ -153,7 +153,9 @@ class Files:
 
     def _fingerprints(self) -> dict[str, str]:
         """Of the graphs that are there, by the set of passes."""
-        by_passes = {key: graph.fingerprint() for key, (graph, _) in self.graphs.rewritten.items()}
+        by_passes = {
+            key: graph.program.fingerprint() for key, graph in self.graphs.rewritten.items()
+        }
         plans = {name: make_plan(["onnx"], passes=names) for name, names in pass_sets().items()}
         keys = {name: tuple(plan.rewrites()) for name, plan in plans.items()}
         return {name: by_passes[key] for name, key in keys.items() if key in by_passes}
