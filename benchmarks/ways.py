@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.races import Array, Run
+from edgevit.errors import ConversionError
 
 if TYPE_CHECKING:
     from edgevit.source import Source
@@ -325,6 +326,24 @@ def norms_fused(bench: Workbench) -> Path:
     return path
 
 
+def attention_joined(bench: Workbench) -> Path:
+    """edgevit's own file, with attention as one operator.
+
+    Raises:
+        NothingToDoError: there is none that can be.
+    """
+    from edgevit.verbs.export import export_source, make_plan
+
+    plan = make_plan("onnx", options={"onnx": {"attention": True}})
+    try:
+        bundle = export_source(bench.source, plan, bench.own_folder())
+    except ConversionError as error:
+        if "no attention" in error.message:
+            raise NothingToDoError from None
+        raise
+    return bundle.path / str(bundle.artifact("onnx")["file"])
+
+
 def useful_passes(source: Source) -> set[str]:
     """Those that rewrite anything where all of them run."""
     from edgevit.capture import capture
@@ -351,7 +370,8 @@ def _ours(
 
 
 def pass_candidates() -> list[Candidate]:
-    """The default file, then files without one of its passes, or of what its exporter rewrites.
+    """The default file, then files without one of its passes, or of what its exporter rewrites,
+    and one with what it rewrites if asked to.
 
     The same file once more is the control: what it differs by says nothing. The zoo's attention is
     spelled out anyhow, so that pass is left out of the file of the model that is written the usual
@@ -363,11 +383,12 @@ def pass_candidates() -> list[Candidate]:
     chosen = [name for name in EXACT if name not in (*TIDYING, spelling)]
     without = [_ours(f"without {name}", without=name) for name in chosen]
     fused = Candidate("without keep_norms_apart", onnx_session, norms_fused, ours=True)
+    joined = Candidate("with attention joined", onnx_session, attention_joined, ours=True)
     usual = [
         _ours("of the usual way", textbook=True),
         _ours(f"of the usual way, without {spelling}", textbook=True, without=spelling),
     ]
-    return [_ours(OURS), _ours(CONTROL), *without, fused, *usual]
+    return [_ours(OURS), _ours(CONTROL), *without, fused, joined, *usual]
 
 
 LITERT = ("litert_torch", "ai_edge_litert")

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgevit.errors import ConversionError, MissingExtraError, OptionError
 from exporters.base import Array, Artifact, CannotVerifyError, ExporterOptions, Runner
+from exporters.onnx_attention import join_attention
 from exporters.onnx_checks import check_model, check_runs, open_session, run_session
 from exporters.onnx_norms import keep_norms_apart
 from exporters.onnx_routes import WRITERS, restore_inputs, simplified
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["OnnxExporter", "OnnxOptions"]
 
 #: The IR version that an opset came out with, which is the oldest that it may stand in.
-ERA_IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
+ERA_IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 NEWEST_IR = 13
 #: The opset of a file that needs no other, and the first in which GELU is one operator. onnxruntime
 #: fuses what the exact one is written as before, but not its tanh form, which takes five times as
 #: long in parts (1.31 on AVX-512).
 USUAL_OPSET, GELU_OPSET = 17, 20
+#: The first opset in which attention is one operator.
+ATTENTION_OPSET = 23
 AUTO = "auto"
 
 
@@ -42,9 +45,11 @@ class OnnxOptions(ExporterOptions):
     """What kind of ONNX file to write.
 
     Args:
-        opset: 13 to 20; if None 17, or 20 for a model with a GELU in its tanh form. Boards with
-            old runtimes need old ones (onnxruntime 1.10: at most 15).
+        opset: 13 to 23; if None 17, or 20 for a model with a GELU in its tanh form, or 23 with
+            ``attention``. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
+        attention: write attention as one operator, see :mod:`exporters.onnx_attention`; runtimes
+            know it since they read opset 23 (onnxruntime 1.23).
         simplify: run onnxsim over the model.
         exporter: ``"torchscript"``, ``"dynamo"``, or ``"auto"``: the first, and the second if the
             first fails.
@@ -56,17 +61,23 @@ class OnnxOptions(ExporterOptions):
 
     opset: int | None = None
     ir_version: int | None = None
+    attention: bool = False
     simplify: bool = False
     exporter: str = AUTO
 
     def __post_init__(self) -> None:
-        opset = USUAL_OPSET if self.opset is None else self.opset
+        for option in ("attention", "simplify"):
+            if not isinstance(value := getattr(self, option), bool):
+                raise OptionError(option, expected="true or false", got=value)
+        least = ATTENTION_OPSET if self.attention else USUAL_OPSET
+        opset = least if self.opset is None else self.opset
         _check_number("opset", opset, min(ERA_IR), max(ERA_IR))
+        if self.attention and opset < ATTENTION_OPSET:
+            expected = f"{ATTENTION_OPSET}, the first with one operator for attention"
+            raise OptionError("opset", expected=expected, got=opset, hint="leave attention out")
         if self.ir_version is not None:
             hint = f"opset {opset} came with IR version {ERA_IR[opset]}"
             _check_number("ir_version", self.ir_version, ERA_IR[opset], NEWEST_IR, hint)
-        if not isinstance(self.simplify, bool):
-            raise OptionError("simplify", expected="true or false", got=self.simplify)
         if self.exporter not in (AUTO, *WRITERS):
             expected = " or ".join((AUTO, *WRITERS))
             raise OptionError("exporter", expected=expected, got=self.exporter)
@@ -78,6 +89,8 @@ class OnnxOptions(ExporterOptions):
         """Those that a file may get, the usual one first."""
         if self.opset is not None:
             return (self.opset,)
+        if self.attention:
+            return (ATTENTION_OPSET,)
         most = self.ir_version or NEWEST_IR
         return tuple(o for o in (USUAL_OPSET, GELU_OPSET) if ERA_IR[o] <= most)
 
@@ -126,12 +139,13 @@ class OnnxExporter:
 
         Raises:
             ConversionError: no exporter could, or the file is not what was asked for, or
-                onnxruntime refuses it.
+                onnxruntime refuses it, or there is no attention where it was to be one operator.
         """
         failures, options = [], options.fitted(program)
         for route in options.routes:
             written = _attempt(route, program, folder / self.file, options)
             if isinstance(written, Artifact):
+                _require_attention(written, options)
                 return written
             failures.append(written)
         raise _joined(failures)
@@ -168,7 +182,7 @@ def _attempt(
     (opset,) = options.opsets
     try:
         made = WRITERS[route](program, opset, path)
-        rewritten = {"keep_norms_apart": _write(made, path, program, options)}
+        rewritten = _write(made, path, program, options)
         model = _read(path)
         check_model(model, program, opset=opset, ir_version=options.ir_of(opset))
         check_runs(path, program)
@@ -177,13 +191,15 @@ def _attempt(
     return _artifact(model, path, program, options, route, rewritten)
 
 
-def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> int:
-    """Finish a model and write it; returns how many norms are kept apart."""
+def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> dict[str, int]:
+    """Finish a model and write it; returns what was rewritten how often."""
     import onnx
 
     model = simplified(model) if options.simplify else model
     restore_inputs(model, program)
-    kept = keep_norms_apart(model.graph)
+    rewritten = {"keep_norms_apart": keep_norms_apart(model.graph)}
+    if options.attention:
+        rewritten["join_attention"] = join_attention(model)
     (opset,) = options.opsets
     model.ir_version = options.ir_of(opset)
     try:
@@ -193,7 +209,7 @@ def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> in
             f"ONNX: the model does not fit into one file: {error}",
             hint="a protobuf file ends at 2 GB",
         ) from error
-    return kept
+    return rewritten
 
 
 def _read(path: Path) -> Any:
@@ -235,6 +251,13 @@ def _artifact(
         },
         versions={tool: version(tool) for tool in tools},
     )
+
+
+def _require_attention(written: Artifact, options: OnnxOptions) -> None:
+    if options.attention and not written.facts["rewritten"]["join_attention"]:
+        raise ConversionError(
+            "ONNX: no attention of this model can be one operator", hint="leave attention out"
+        )
 
 
 def _joined(failures: Sequence[ConversionError]) -> ConversionError:

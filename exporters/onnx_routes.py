@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = ["WRITERS", "example", "restore_inputs", "simplified"]
 
+#: The newest opset that the older exporter writes.
+TORCHSCRIPT_OPSET = 20
+
 
 def by_torchscript(program: Program, opset: int, path: Path) -> Any:
     """The older exporter's model; writes it to ``path`` on the way.
+
+    Beyond the newest opset that it knows, onnx converts its model up: the operators stay what they
+    are, for more types of numbers.
 
     Args:
         program: stays as it is.
@@ -41,6 +47,7 @@ def by_torchscript(program: Program, opset: int, path: Path) -> Any:
         ConversionError: an operator that it does not know at this opset.
     """
     import onnx
+    import onnx.version_converter
     import torch
 
     from exporters.traceable import layer_in_name, make_traceable
@@ -54,7 +61,7 @@ def by_torchscript(program: Program, opset: int, path: Path) -> Any:
                 tuple(torch.from_numpy(array) for array in example(program)),
                 path,
                 dynamo=False,
-                opset_version=opset,
+                opset_version=min(opset, TORCHSCRIPT_OPSET),
                 input_names=inputs,
                 output_names=outputs,
                 dynamic_axes=dynamic,
@@ -63,6 +70,8 @@ def by_torchscript(program: Program, opset: int, path: Path) -> Any:
         raise conversion_error(f"ONNX opset {opset}", program, error) from error
     model = onnx.load_model(path)
     _name_by_layer(model.graph, lambda node: layer_in_name(node.name))
+    if opset > TORCHSCRIPT_OPSET:
+        model = onnx.version_converter.convert_version(model, opset)
     return model
 
 

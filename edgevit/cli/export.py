@@ -93,7 +93,7 @@ def export(
         bool, typer.Option("--verify/--no-verify", help="Check each stage against the one before.")
     ] = True,
     image: Annotated[Path | None, typer.Option(help="A picture to verify on.")] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset, 13 to 20.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 13 to 23.")] = None,
     ir_version: Annotated[
         int | None, typer.Option(help="ONNX IR version, for old runtimes.")
     ] = None,

@@ -20,6 +20,7 @@ COST: Mapping[str, float] = {"onnx": 1, "torch": 2, "openvino": 3, "tflite": 10,
 USUAL_COST = 8.0
 #: Options of files other than the default ones, by format.
 FILES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "onnx": ({"attention": True},),
     "tflite": ({"layout": "nhwc"},),
     "executorch": ({"xnnpack": False},),
 }

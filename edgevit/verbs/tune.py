@@ -33,7 +33,7 @@ from edgevit.progress import Progress
 from edgevit.source import Source
 from edgevit.tuning.judge import ALIKE, REGRET, Verdict, fastest, judge
 from edgevit.tuning.space import Candidate, usable_formats, variants
-from edgevit.tuning.state import LEAST_RACE_S, LOST, State, Trial, writing
+from edgevit.tuning.state import LEAST_RACE_S, LOST, OUT, State, Trial, writing
 from edgevit.tuning.store import keep_tuned
 from edgevit.verbs.export import make_source
 from edgevit.verbs.journal import digest
@@ -235,8 +235,13 @@ class _Tuning:
             backend = self.races.entry(trial).record.backend
             known = {t.label for t in self.state.trials}
             for candidate in variants(trial.candidate, backend, found, self.threads):
-                if candidate.label not in known:
-                    self.state.trials.append(Trial(candidate))
+                if candidate.label in known:
+                    continue
+                self.state.trials.append(Trial(candidate))
+                try:
+                    self.files.plan(candidate)
+                except OptionError as error:
+                    self.state.trials[-1].leave(OUT, f"the device cannot load it: {error}")
         self.state.expanded = True
         self.state.save()
 

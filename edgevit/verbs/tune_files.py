@@ -97,7 +97,7 @@ class Files:
 
     def _estimate(self, trial: Trial) -> float:
         """Seconds that an export will take, from those before."""
-        name, key = trial.candidate.format, tuple(self._plan(trial.candidate).rewrites())
+        name, key = trial.candidate.format, tuple(self.plan(trial.candidate).rewrites())
         graph = 0.0 if key in self.graphs.rewritten else self.graph_s
         known = {t.candidate.format: t.export_s for t in self.state.trials if t.export_s}
         if name in known or not known:
@@ -105,7 +105,12 @@ class Files:
         unit = min(seconds / COST.get(f, USUAL_COST) for f, seconds in known.items())
         return graph + unit * COST.get(name, USUAL_COST)
 
-    def _plan(self, candidate: Candidate) -> Plan:
+    def plan(self, candidate: Candidate) -> Plan:
+        """The export that makes its file.
+
+        Raises:
+            OptionError: the device cannot load what its options make.
+        """
         return make_plan(
             [candidate.format],
             passes=pass_sets()[candidate.passes],
@@ -118,7 +123,7 @@ class Files:
         if (shared := self._shared(trial)) is not None:
             trial.bundle, trial.file_sha256 = shared.bundle, shared.file_sha256
         else:
-            plan, captured = self._plan(candidate), self.graphs.captured is not None
+            plan, captured = self.plan(candidate), self.graphs.captured is not None
             with self.progress.stage(f"export {candidate.format} {candidate.passes}"):
                 quiet, start = Progress(), time.monotonic()
                 rewritten_graph(self.source, plan, self.graphs, seed=self.seed, progress=quiet)

@@ -11,6 +11,7 @@ from torch import nn
 from benchmarks.ways import (
     NothingToDoError,
     Workbench,
+    attention_joined,
     norms_fused,
     onnx_session,
     ours,
@@ -18,6 +19,7 @@ from benchmarks.ways import (
 )
 from edgevit.passes import EXACT, TIDYING
 from edgevit.verbs.export import make_source
+from edgevit.zoo.factory import create_model
 
 
 class Normed(nn.Module):
@@ -50,6 +52,20 @@ def test_norms_are_fused_again_for_comparison(tmp_path):
 def test_without_such_a_norm_there_is_nothing_to_compare(tmp_path):
     with pytest.raises(NothingToDoError):
         norms_fused(bench(nn.Identity(), tmp_path))
+
+
+def test_attention_is_joined_for_comparison(tmp_path):
+    model = create_model("deit_tiny", depth=2, image_size=32).eval()
+    source, _ = make_source(model, input_shape=(3, 32, 32))
+    work = Workbench(source, tmp_path)
+    files = [ours(work, runner="onnxruntime"), attention_joined(work)]
+    kinds = [Counter(node.op_type for node in onnx.load(file).graph.node) for file in files]
+    assert [(kind["Softmax"], kind["Attention"]) for kind in kinds] == [(2, 0), (0, 2)]
+
+
+def test_without_attention_there_is_none_to_join(tmp_path):
+    with pytest.raises(NothingToDoError):
+        attention_joined(bench(nn.Identity(), tmp_path))
 
 
 def test_every_exact_rewrite_has_its_column():

@@ -35,7 +35,7 @@ def opset_of(model):
 # -- numbers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("opset", [13, 15, 17, 18, 20])
+@pytest.mark.parametrize("opset", [13, 15, 17, 18, 20, 21, 23])
 def test_elevit_agrees_at_the_opset_asked_for(opset, tmp_path, capfd):
     program = elevit()
     artifact = write(EXPORTER, program, tmp_path, opset=opset)
@@ -177,14 +177,17 @@ def test_simplify_makes_the_file_smaller_and_agrees(tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"opset": 12}, "opset: expected a whole number from 13 to 20, got 12"),
-        ({"opset": 21}, "opset: expected a whole number from 13 to 20, got 21"),
+        ({"opset": 12}, "opset: expected a whole number from 13 to 23, got 12"),
+        ({"opset": 24}, "opset: expected a whole number from 13 to 23, got 24"),
         ({"opset": True}, "opset"),
         ({"opset": "17"}, "opset"),
         ({"opset": 17, "ir_version": 7}, "ir_version: expected a whole number from 8 to 13, got 7"),
         ({"opset": 20, "ir_version": 8}, "ir_version: expected a whole number from 9 to 13, got 8"),
         ({"ir_version": 14}, "ir_version"),
         ({"simplify": "yes"}, "simplify: expected true or false"),
+        ({"attention": 1}, "attention: expected true or false, got 1"),
+        ({"attention": True, "opset": 22}, "opset: expected 23, the first with one operator"),
+        ({"attention": True, "ir_version": 10}, "from 11 to 13, got 10"),
         ({"exporter": "script"}, "exporter: expected auto or torchscript or dynamo, got 'script'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_kit import Board, Session, modes
+from bench_kit import Board, Session, limited, modes
 
 import edgevit.tuning.space as space
 import edgevit.verbs.tune as tuning
@@ -200,6 +201,27 @@ def test_files_take_their_share_of_the_budget(
     monkeypatch.setattr(tune_files.Files, "_estimate", lambda self, trial: takes)
     told = files._too_long(trial)
     assert told is None if why is None else why in str(told)
+
+
+@pytest.mark.parametrize(("max_opset", "max_ir"), [(23, 11), (22, 13), (23, 10)])
+def test_attention_is_one_operator_where_the_device_reads_it(
+    max_opset: int, max_ir: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = dataclasses.replace(BLOCK, projections=True)
+    files = space.FILES["onnx"]
+    only(monkeypatch)
+    monkeypatch.setattr(space, "FILES", {"onnx": files})
+    profile = limited("some", max_opset=max_opset, max_ir=max_ir)
+    place = board(tmp_path, profile=profile, happens=Slow(3.0, "default 1t"))
+    found = tune(block, device=place, formats=["onnx"], budget_s=BUDGET_S, output=tmp_path / "out")
+    tried = by_label(found.report)["onnx default attention=True 1t"]
+    if (max_opset, max_ir) == (23, 11):
+        assert found.report["winner"]["label"] == tried["label"]
+        assert found.bundle.artifact("onnx")["facts"]["operators"]["Attention"] == 1
+    else:
+        assert found.report["winner"]["options"] == {}
+        assert tried["status"] == "out"
+        assert "the device cannot load it: opset: expected" in tried["reason"]
 
 
 def test_wrong_results_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
