@@ -66,8 +66,9 @@ format: $(READY)
 	$(BIN)/ruff format
 
 bench: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers --publish; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks startup repeatability parity boards
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.costs --publish && \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers --publish; \
 	  status=$$?; $(BIN)/python -m benchmarks.performance_page; exit $$status
 
 index: $(READY)

@@ -1,6 +1,7 @@
 """``python -m benchmarks [name ...]``: run the named measurements, or all that are quick.
 
-``python -m benchmarks.peers`` (about five minutes a model) takes arguments of its own.
+``python -m benchmarks.peers`` (about five minutes a model) takes arguments of its own, and so does
+``python -m benchmarks.costs``, which publishes three of these.
 """
 
 from __future__ import annotations

@@ -8,12 +8,11 @@ that people use, which shows what binding the buffers saves.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +84,31 @@ def measure(folder: Path, spec: BlockSpec) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of what was measured."""
+    ways = list(found[0]["median_us"])
+    head = ["model", *(f"{way}, us" for way in ways), "agent by same call", "by session.run"]
+    body = [
+        [
+            one["model"],
+            *(f"{one['median_us'][way]:.2f}" for way in ways),
+            f"{one['agent_over_bare']:.4f}",
+            f"{one['agent_over_session_run']:.4f}",
+        ]
+        for one in found
+    ]
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+
+
+def table() -> list[str]:
+    """Measure a tiny block and a larger one."""
+    specs = [BlockSpec("softmax", 16, 8, heads=2), BlockSpec("softmax", 256, 64, heads=8)]
     with tempfile.TemporaryDirectory() as folder:
-        specs = [BlockSpec("softmax", 16, 8, heads=2), BlockSpec("softmax", 256, 64, heads=8)]
-        print(json.dumps([measure(Path(folder), spec) for spec in specs], indent=1))
+        return lines([measure(Path(folder), spec) for spec in specs])
+
+
+def main() -> None:
+    print("\n".join(table()))
 
 
 if __name__ == "__main__":

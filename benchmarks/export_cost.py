@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MODELS = ("efficientvit_m5", "deit_small")
+ROUNDS = 5
 OURS, OLDER, DEFAULT = "edgevit", "older exporter", "default exporter"
 CAPTURE = "torch.export's capture alone"
 WAYS = (OURS, OLDER, DEFAULT, CAPTURE)
@@ -95,7 +96,7 @@ def lines(found: Mapping[str, Samples]) -> list[str]:
     """The table, then a line for each target."""
     out = [
         f"| model | way | {' | '.join(FIGURES.values())} | peak memory, MiB |",
-        "|---|---|---|---|---|",
+        "| --- | --- | --- | --- | --- |",
     ]
     for model, samples in found.items():
         for way, values in samples.items():
@@ -103,12 +104,13 @@ def lines(found: Mapping[str, Samples]) -> list[str]:
             out.append(
                 f"| {model} | {way} | {' | '.join(cells)} | {median(values, 'peak_mib'):.0f} |"
             )
+    out.append("")
     for model, samples in found.items():
         for figure, title in FIGURES.items():
             own, older, default, capture = (median(samples[way], figure) for way in WAYS)
             holds = own <= MOST_OF_OLDER * older and own < MOST_OF_DEFAULT * default
             out.append(
-                f"{'holds' if holds else 'missed'}: {model}, {title.rpartition(',')[0]}: "
+                f"* **{'holds' if holds else 'missed'}**: {model}, {title.rpartition(',')[0]}: "
                 f"{own / older:.2f} of the older exporter's (at most {MOST_OF_OLDER}), "
                 f"{own / default:.2f} of the default one's (under {MOST_OF_DEFAULT}); "
                 f"the capture alone {capture / older:.2f} and {capture / default:.2f}"
@@ -116,17 +118,22 @@ def lines(found: Mapping[str, Samples]) -> list[str]:
     return out
 
 
+def table(models: Sequence[str] = MODELS, rounds: int = ROUNDS) -> list[str]:
+    """Measure, each way so many times."""
+    return [*lines(measure(models, rounds)), "", f"{rounds} rounds"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(one(asked.models[0], asked.one)))
         return 0
-    print("\n".join(lines(measure(asked.models, asked.rounds))))
-    print(f"load average {os.getloadavg()[0]:.2f}, {asked.rounds} rounds")
+    print("\n".join(table(asked.models, asked.rounds)))
+    print(f"load average {os.getloadavg()[0]:.2f}")
     return 0
 
 

@@ -6,14 +6,13 @@ python -m benchmarks.performance_page --check    exit 1 if it is not what would 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.peers import FLOOR
 from benchmarks.ratios import Ratio, Times, compare, mean, pooled
-from benchmarks.record import RECORD
+from benchmarks.record import COSTS, RECORD, read_record
 from benchmarks.ways import CONTROL, EXECUTORCH, NAIVE, OURS, USUAL, USUAL_EXECUTORCH
 from edgevit.measure.results import write_atomically
 
@@ -60,6 +59,11 @@ Products of the model (two operations a MAC) by the median time, as a share of n
 two large fp32 matrices on one thread, measured beside the row. What remains to 100 % is what work
 other than products costs, and products of awkward shape.
 """
+COSTS_TITLES = {
+    "export_cost": "A verified ONNX bundle against torch's bare exporters",
+    "agent_overhead": "The agent's own part in a time",
+    "two_percent": "How long a bench must be to see two percent",
+}
 #: Against naive, both in onnxruntime, batch 1.
 TARGETS = {
     "xcit_small_12_p16": 1.10, "deit_small+sima": 1.08, "efficientvit_m0": 1.05,
@@ -117,7 +121,7 @@ def share(row: Row, name: str) -> float | None:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def page(record: Record) -> str:
+def page(record: Record, costs: Rows | None = None) -> str:
     """The whole page."""
     parts = [INTRO]
     if "batch-1" in record:
@@ -128,8 +132,23 @@ def page(record: Record) -> str:
         parts += [table(record[kind]), bullets(absences(record[kind]))]
         if kind == "batch-1":
             parts += [bullets(means(record[kind])), SHARES, shares(record[kind])]
+    parts += list(cost_sections(costs or {}))
     parts += ["## Circumstances\n", bullets(circumstances(record))]
     return "\n".join(part for part in parts if part)
+
+
+def cost_sections(costs: Rows) -> Iterator[str]:
+    """What `python -m benchmarks.costs --publish` measured."""
+    if costs:
+        yield "## Costs\n"
+    for name, found in costs.items():
+        versions = ", ".join(f"{tool} {number}" for tool, number in found["versions"].items())
+        yield f"### {COSTS_TITLES[name]}\n"
+        yield "\n".join(found["lines"]) + "\n"
+        yield (
+            f"`python -m benchmarks.{name}`, {found['created'][:10]}, {found['cpu']['model']}, "
+            f"load average {found['load']}, {versions}\n"
+        )
 
 
 def bullets(lines: Iterator[str]) -> str:
@@ -328,7 +347,7 @@ def versions(rows: Sequence[Row]) -> Iterator[str]:
 def main() -> int:
     if not RECORD.exists():
         return 0
-    text = page(json.loads(RECORD.read_text()))
+    text = page(read_record(RECORD), read_record(COSTS))
     if "--check" not in sys.argv[1:]:
         write_atomically(PAGE, text.removesuffix("\n"))
         return 0

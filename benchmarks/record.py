@@ -1,4 +1,4 @@
-"""What was published of races: ``docs/performance.json``, row by row."""
+"""What was published: races in ``docs/performance.json``, row by row, and costs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from edgevit.measure.results import write_atomically
 
-__all__ = ["RECORD", "read_record", "write_record"]
+__all__ = ["COSTS", "RECORD", "read_record", "write_record"]
 
 RECORD = Path(__file__).parents[1] / "docs" / "performance.json"
+COSTS = RECORD.with_name("costs.json")
 
 
 def read_record(file: Path) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 THRESHOLD = 0.01
 ROUNDS = (5, 6, 8, 10, 15, 20, 30, 40, 60, 80, 120)
 WIDTH, PIXELS, LAYERS = 32, 28, 50
+BENCHES, SECONDS = 6, 8.0
 
 Medians = NDArray[np.float64]
 
@@ -92,26 +93,38 @@ def rates(benches: Sequence[Sequence[Medians]], rounds: int) -> tuple[float, flo
     return (float(np.mean(seen)), float(np.mean(false))) if seen else None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--benches", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=8.0, help="timed of each file in a bench")
-    asked = parser.parse_args()
+def lines(benches: Sequence[Sequence[Medians]]) -> list[str]:
+    """The files' times, then a table by the length of a bench."""
+    less, again, more = (np.concatenate([b[i] for b in benches]) for i in range(3))
+    block = Schedule().block_seconds
+    rows = [(rounds, found) for rounds in ROUNDS if (found := rates(benches, rounds))]
+    return [
+        f"{np.median(less):.3f} ms; the same work again {np.median(again) / np.median(less):.4f}, "
+        f"with {LAYERS + 1} layers for {LAYERS} {np.median(more) / np.median(less):.4f}; "
+        f"{len(benches)} benches",
+        "",
+        "| rounds | seconds of each file | 2 % seen | false alarms |",
+        "| --- | --- | --- | --- |",
+        *(f"| {n} | {n * block:.1f} | {seen:.0%} | {false:.0%} |" for n, (seen, false) in rows),
+    ]
+
+
+def table(benches: int = BENCHES, seconds: float = SECONDS) -> list[str]:
+    """Measure, each file so long in each bench."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = made(Path(folder))
-        benches = [measured(bundles, asked.seconds, seed) for seed in range(asked.benches)]
-    less, again, more = (np.concatenate([b[i] for b in benches]) for i in range(3))
-    print(
-        f"{np.median(less):.3f} ms; the same work again {np.median(again) / np.median(less):.4f}, ",
-        end="",
+        return lines([measured(bundles, seconds, seed) for seed in range(benches)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--benches", type=int, default=BENCHES)
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="timed of each file in a bench"
     )
-    print(f"with {LAYERS + 1} layers for {LAYERS} {np.median(more) / np.median(less):.4f}")
-    print("| rounds | seconds of each file | 2 % seen | false alarms |\n|---|---|---|---|")
-    block = Schedule().block_seconds
-    for rounds in ROUNDS:
-        if found := rates(benches, rounds):
-            print(f"| {rounds} | {rounds * block:.1f} | {found[0]:.0%} | {found[1]:.0%} |")
-    print(f"load average {os.getloadavg()[0]:.2f}, {asked.benches} benches")
+    asked = parser.parse_args()
+    print("\n".join(table(asked.benches, asked.seconds)))
+    print(f"load average {os.getloadavg()[0]:.2f}")
 
 
 if __name__ == "__main__":

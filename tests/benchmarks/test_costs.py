@@ -19,16 +19,17 @@ def test_a_target_holds_only_against_both_exporters():
     )
     assert "| m | edgevit | 5.00 | 2.00 | 500 |" in table
     assert (
-        "holds: m, CPU of the export: 1.33 of the older exporter's (at most 1.5), 0.22" in table[-1]
+        "**holds**: m, CPU of the export: 1.33 of the older exporter's (at most 1.5), 0.22"
+        in table[-1]
     )
     table = lines(
         {"m": {OURS: cost(2.0), OLDER: cost(1.5), DEFAULT: cost(3.0), CAPTURE: cost(3.0)}}
     )
-    assert table[-1].startswith("missed: m, CPU of the export: 1.33 of")
+    assert table[-1].startswith("* **missed**: m, CPU of the export: 1.33 of")
     table = lines(
         {"m": {OURS: cost(4.0), OLDER: cost(1.5), DEFAULT: cost(9.0), CAPTURE: cost(3.0)}}
     )
-    assert table[-1].startswith("missed: m, CPU of the export: 2.67 of")
+    assert table[-1].startswith("* **missed**: m, CPU of the export: 2.67 of")
 
 
 def rounds(level, noise, count=40, seed=0):

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from benchmarks import peers, performance_page, races, rows, sources
+from benchmarks import costs, peers, performance_page, races, rows, sources
 from benchmarks.peers import KINDS, busy, run
 from benchmarks.performance_page import best_against_best, fastest, page, ratio, share
 from benchmarks.races import Limits
@@ -179,6 +179,7 @@ def test_a_row_holds_while_graph_versions_and_candidates_are_the_same():
 
 def test_a_page_that_was_written_passes_its_check(record, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(performance_page, "RECORD", tmp_path / "performance.json")
+    monkeypatch.setattr(performance_page, "COSTS", tmp_path / "costs.json")
     monkeypatch.setattr(performance_page, "PAGE", tmp_path / "performance.md")
     monkeypatch.setattr(sys, "argv", ["performance_page"])
     assert performance_page.main() == 0  # nothing measured, nothing to tell
@@ -191,6 +192,29 @@ def test_a_page_that_was_written_passes_its_check(record, monkeypatch, tmp_path,
     (tmp_path / "performance.md").write_text("edited")
     assert performance_page.main() == 1
     assert "python -m benchmarks.performance_page" in capsys.readouterr().out
+
+
+def test_costs_stand_on_the_page_with_their_circumstances(record, monkeypatch, tmp_path):
+    monkeypatch.setattr(costs, "cpu", lambda: {"model": "a processor"})
+    monkeypatch.setattr(peers.os, "getloadavg", lambda: (0.2, 0.2, 0.2))
+    tables = {name: lambda name=name: [f"{name}: 3 us"] for name in costs.TABLES}
+    monkeypatch.setattr(costs, "TABLES", tables)
+    file = tmp_path / "costs.json"
+    assert costs.measure(["two_percent"], file) == 0
+    assert costs.measure(["export_cost"], file) == 0  # beside what is there
+    text = page(record, read_record(file))
+    first, second = text.index("export_cost: 3 us"), text.index("two_percent: 3 us")
+    assert text.index("## Costs") < first < second < text.index("## Circumstances")
+    assert "`python -m benchmarks.two_percent`" in text
+    assert "a processor, load average 0.2, torch" in text
+    assert "## Costs" not in page(record)
+
+
+def test_on_a_busy_machine_no_cost_is_published(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(peers.os, "getloadavg", lambda: (1.6, 0.2, 0.2))
+    assert costs.measure(list(costs.TABLES), tmp_path / "costs.json", settle_s=0) == 3
+    assert not (tmp_path / "costs.json").exists()
+    assert "load 1.60 is above 1.5" in capsys.readouterr().out
 
 
 @pytest.fixture
