@@ -56,12 +56,12 @@ def measure(folder: Path, spec: BlockSpec) -> dict[str, Any]:
         threads=1,
         seed=0,
     )
-    subject.prepare()
+    subject.prepare(lambda: None)
     subject.load()
     subject.first()
     watch = Stopwatch("tiny", subject.timed())
     watch.warm_up(Schedule(warmup_seconds=1.0), lambda: None)
-    session = subject._backend._session
+    session = subject._backend._session  # type: ignore[attr-defined]
     feed = {name: np.ascontiguousarray(a[0]) for name, a in bundle.golden()[0].items()}
     ways: dict[str, Callable[[], float]] = {
         "agent": lambda: statistics.median(watch.block(None, BLOCK_NS)),

@@ -11,6 +11,7 @@ two take turns.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -119,8 +120,8 @@ def one_board(board: Loopback, bundle: Path, subject: Subject, folder: Path) -> 
         ):  # fmt: skip
             ssh, child = [], []
             for _ in range(TURNS):
-                ssh.append(timed(lambda job=over: run(session, job)))
-                child.append(timed(lambda job=here: run(local, job)))
+                ssh.append(timed(functools.partial(run, session, over)))
+                child.append(timed(functools.partial(run, local, here)))
             overhead = [a - b for a, b in zip(ssh, child, strict=True)]
             jobs[name] = {"ssh": median_ms(ssh), "here": median_ms(child),
                           "overhead": median_ms(overhead)}  # fmt: skip

@@ -220,7 +220,9 @@ def _reasons(entries: Sequence[tuple[str, Mapping[str, Any] | None]]) -> Iterato
         for format_name, cell in sorted((entry or {}).get("formats", {}).items()):
             if cell.get("reason"):
                 lines.append(f"* `{name}`, {TITLES[format_name]}: {cell['reason']}")
-        kept = next((c["batchnorms_kept"] for c in _cells(entry) if c.get("batchnorms_kept")), [])
+        kept: list[str] = next(
+            (c["batchnorms_kept"] for c in _cells(entry) if c.get("batchnorms_kept")), []
+        )
         if kept:
             lines.append(f"* `{name}` keeps {len(kept)} BatchNorms: {', '.join(kept)}")
         if islands := next((c["kept_fp32"] for c in _cells(entry) if c.get("kept_fp32")), None):
@@ -233,7 +235,8 @@ def _reasons(entries: Sequence[tuple[str, Mapping[str, Any] | None]]) -> Iterato
 
 
 def _cells(entry: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:
-    return (entry or {}).get("formats", {}).values()
+    formats: Mapping[str, Mapping[str, Any]] = (entry or {}).get("formats", {})
+    return formats.values()
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -39,7 +39,7 @@ def textbook(source: Source) -> Source | None:
         forward = FORWARDS.get(type(part))
         if forward is None or getattr(part, "rope", None) is not None:
             continue
-        part.forward = forward.__get__(part)  # type: ignore[method-assign]
+        part.forward = forward.__get__(part)
         count += 1
     return dataclasses.replace(source, module=module) if count else None
 

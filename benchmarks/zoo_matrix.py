@@ -166,13 +166,15 @@ def results(
         futures: dict[Any, Task] = {}
         for subject, name in left:
             cell = known.get(subject.key, {}).get("formats", {}).get(name)
-            future = pool.schedule(examine, args=[subject, name, cell], timeout=patience_s)
+            future: Future[Any] = pool.schedule(
+                examine, args=[subject, name, cell], timeout=patience_s
+            )
             futures[future] = (subject, name)
         try:
             for future in as_completed(futures):
                 yield futures[future], outcome(future, futures[future][1], patience_s)
         except BaseException:  # Ctrl-C too, and whoever stops listening
-            pool.stop()
+            pool.stop()  # type: ignore[no-untyped-call]
             raise
 
 
