@@ -47,10 +47,11 @@ TITLES = {
 }
 PASSES = """\
 Against the file of all rewrites: below 1, the file is slower without this one. A dash: there is
-nothing to rewrite. *With attention joined* is a file of opset 23 that has one operator for it
-(`--option onnx.attention=true`), which is not done unless asked for: above 1, that file is faster.
-*The same again* is the file of all rewrites made once more. The zoo's own attention is spelled out
-anyhow; *of the usual way* are the files of models whose attention is not.
+nothing to rewrite, or the row was measured before the column was there. *With attention joined* is
+a file of opset 23 that has one operator for it (`--option onnx.attention=true`), which is not done
+unless asked for: above 1, that file is faster. *The same again* is the file of all rewrites made
+once more. The zoo's own attention is spelled out anyhow; *of the usual way* are the files of models
+whose attention is not.
 """
 SHARES = """\
 ### Share of the machine's peak
