@@ -4,8 +4,7 @@
         Attention(q, k, v[, mask])          q, k, v of shape (batch, tokens, heads x channels)
 
 onnxruntime's kernel takes heads as they lie, side by side in each token, so nothing is transposed
-in memory. That was 1.06 to 1.5 times as fast as the operators apart, more where there are few
-tokens, and 1 to 3 % of whole models (onnxruntime 1.31 on AVX-512).
+in memory: whole models gain 1.5 to 6 % (onnxruntime 1.31 on AVX-512; ``docs/performance.md``).
 
 Attention on maps, whose channels come first, is left: its parts need no transposition, the operator
 would. So is attention whose scores are changed by anything but the sum of a mask.
@@ -154,10 +153,8 @@ def _fits(mask: Shape, query: _Heads, key: _Heads) -> bool:
 
 
 def _is_last_axis(softmax: Any) -> bool:
-    return [attribute.i for attribute in softmax.attribute if attribute.name == "axis"] in (
-        [],
-        [-1],
-    )
+    axes = [attribute.i for attribute in softmax.attribute if attribute.name == "axis"]
+    return axes in ([], [-1])
 
 
 def _permutation(transpose: Any) -> list[int]:
