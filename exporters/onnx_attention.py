@@ -29,11 +29,13 @@ class _Heads:
 
     Args:
         name: of the tensor, of shape (batch, tokens, heads x channels).
+        batch: how many rows; None where that varies.
         tokens: how many.
         heads: how many.
     """
 
     name: str
+    batch: int | None
     tokens: int | None
     heads: int | None
 
@@ -87,7 +89,7 @@ class _Graph:
         _, tokens, heads, channels = parts
         if flat[1:] != (tokens, heads * channels):  # type: ignore[operator]
             return None
-        return _Heads(cut.input[0], tokens, heads)
+        return _Heads(cut.input[0], flat[0], tokens, heads)
 
 
 def join_attention(model: Any) -> int:
@@ -147,8 +149,12 @@ def _attention(graph: _Graph, softmax: Any) -> tuple[Any, Any] | None:
 
 
 def _fits(mask: Shape, query: _Heads, key: _Heads) -> bool:
-    """Whether a mask has a row for each query, one column a key, and heads or none before."""
-    several = {(), (1,), (query.heads,), (1, 1), (1, query.heads)}
+    """Whether a mask has a row for each query, one column a key, and before them what is usual.
+
+    That is nothing, heads, or the batch and heads; shifted windows have a mask for each of both.
+    """
+    several = {(), *((rows,) for rows in (1, query.heads))}
+    several |= {(batch, *rows) for batch in (1, query.batch) for rows in several if rows}
     return mask[-2:] == (query.tokens, key.tokens) and mask[:-2] in several
 
 

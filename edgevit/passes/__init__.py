@@ -40,6 +40,8 @@ PIPELINE: tuple[str, ...] = (
     "fold_constants",
     # Only then is a mask that is computed from constants one itself.
     "lower_masks",
+    # Behind it: of a sum it could not tell what forbids.
+    "join_masks",
     # Before constant factors are folded, which would have to pass the norms otherwise.
     "scales_past_products",
     # Before BatchNorms are folded: what is behind one becomes part of it, and goes where it goes.

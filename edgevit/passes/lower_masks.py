@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from edgevit.passes.base import PassReport, Refusal
 from edgevit.passes.graph import add_constant, constant, layer_name, operation, readers
 
-__all__ = ["RULE", "LowerMasks"]
+__all__ = ["RULE", "LowerMasks", "ends_in_softmax"]
 
 aten = torch.ops.aten
 
@@ -45,7 +45,7 @@ class LowerMasks:
         """Rewrite in place."""
         rewritten, refusals = 0, []
         for node in list(module.graph.nodes):
-            if operation(node) is not aten.add or node.kwargs or not _ends_in_softmax(node):
+            if operation(node) is not aten.add or node.kwargs or not ends_in_softmax(node):
                 continue
             for place, argument in enumerate(node.args):
                 mask = constant(module, argument)
@@ -63,7 +63,7 @@ class LowerMasks:
 RULE = LowerMasks()
 
 
-def _ends_in_softmax(node: fx.Node) -> bool:
+def ends_in_softmax(node: fx.Node) -> bool:
     """Whether all that becomes of a node is a softmax along its last axis."""
     width, found = node.meta["val"].shape[-1], readers(node)
     for reader in found:
@@ -73,7 +73,7 @@ def _ends_in_softmax(node: fx.Node) -> bool:
         if op in SOFTMAX:
             if reader.args[1] not in (-1, value.dim() - 1):
                 return False
-        elif op not in SHAPING or value.shape[-1] != width or not _ends_in_softmax(reader):
+        elif op not in SHAPING or value.shape[-1] != width or not ends_in_softmax(reader):
             return False
     return bool(found)
 

@@ -90,6 +90,15 @@ def test_it_is_one_operator_and_computes_the_same(module, dynamic, tmp_path):
         assert error_of(runner, program) <= ROUNDING
 
 
+@pytest.mark.parametrize("heads", [1, HEADS])
+def test_windows_may_have_a_mask_each(heads, tmp_path):
+    program = attention(Attention(Mask(2, heads, TOKENS, TOKENS)))
+    artifact = write(EXPORTER, program, tmp_path, attention=True)
+    assert operators(tmp_path).count("Attention") == 1
+    (runner,) = EXPORTER.load(artifact, tmp_path)
+    assert error_of(runner, program) <= ROUNDING
+
+
 def test_a_file_has_names_shapes_and_weights_of_what_it_computes_alone(tmp_path):
     write(EXPORTER, attention(Attention(Mask(TOKENS, TOKENS))), tmp_path, attention=True)
     graph = onnx.load(tmp_path / "model.onnx").graph
@@ -152,12 +161,11 @@ class Bare(Attention):
         Attention(weights=Mask(1)),
         Attention(Mask(TOKENS)),
         Attention(Mask(TOKENS, 1)),
-        Attention(Mask(2, 1, TOKENS, TOKENS)),
         nn.Linear(WIDTH, WIDTH),
     ],
     ids=[
         "maps", "on the right", "axis", "shown", "bare", "scale", "scores", "weights",
-        "mask of keys", "mask of queries", "mask of rows", "none",
+        "mask of keys", "mask of queries", "none",
     ],
 )  # fmt: skip
 def test_what_is_not_it_is_left_and_told(module, tmp_path):
