@@ -30,6 +30,7 @@ from exporters.base import (
     numpy_outputs,
 )
 from exporters.failure import conversion_error
+from exporters.openvino_layouts import suit_layouts
 from exporters.quiet import quiet
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _converted(program: Program) -> Any:
         with quiet():
             openvino = _import()
             model = openvino.convert_model(program.exported, input=sizes)
+            suit_layouts(model)
             _name(model.inputs, program.inputs)
             _name(model.outputs, program.outputs)
             _number(model)
