@@ -4,9 +4,13 @@ python -m benchmarks.two_percent [--benches 6] [--seconds 8]
 
 The files are stacks of 50 and of 51 equal convolutions, so that one has 1.02 times the work of the
 other, and a second one of 50 with other weights, which has the same work. Every bench times the
-three in turns, as any bench does. Then each is judged as `edgevit compare --threshold 0.01` would
-judge it had it ended after so many rounds: how often the two percent are seen, and how often the
-same work is said to differ.
+three in turns, as any bench does. Then each is judged as if it had ended after so many rounds: how
+often the two percent are seen, and how often the same work is said to differ. By two rules:
+
+    compare     of `edgevit compare --threshold 0.01`, whose sides come from different benches: the
+                rank test over both sides' round medians
+    paired      as `edgevit tune` does: of both files' medians in one round the quotient, and the
+                sign test over those; what the machine did in a round falls on both
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +83,21 @@ def differs(first: Medians, second: Medians) -> bool:
     return share >= THRESHOLD and rank_test(first, second) < ALPHA
 
 
-def rates(benches: Sequence[Sequence[Medians]], rounds: int) -> tuple[float, float] | None:
+def differs_paired(first: Medians, second: Medians) -> bool:
+    """The same of two files of one bench, round by round."""
+    from scipy.stats import binomtest
+
+    quotients = second / first
+    greater = int((quotients > 1).sum())
+    share = abs(float(np.median(quotients)) - 1)
+    return share >= THRESHOLD and float(binomtest(greater, len(quotients)).pvalue) < ALPHA
+
+
+def rates(
+    benches: Sequence[Sequence[Medians]],
+    rounds: int,
+    differs: Callable[[Medians, Medians], bool] = differs,
+) -> tuple[float, float] | None:
     """Shares of the benches, so long, in which the two percent are seen, and a false alarm raised.
 
     A bench is as many of that length as fit into it. None if none fits.
@@ -97,15 +115,23 @@ def lines(benches: Sequence[Sequence[Medians]]) -> list[str]:
     """The files' times, then a table by the length of a bench."""
     less, again, more = (np.concatenate([b[i] for b in benches]) for i in range(3))
     block = Schedule().block_seconds
-    rows = [(rounds, found) for rounds in ROUNDS if (found := rates(benches, rounds))]
+    rows = []
+    for rounds in ROUNDS:
+        compared, paired = (rates(benches, rounds, rule) for rule in (differs, differs_paired))
+        if compared and paired:
+            rows.append((rounds, (*compared, *paired)))
     return [
         f"{np.median(less):.3f} ms; the same work again {np.median(again) / np.median(less):.4f}, "
         f"with {LAYERS + 1} layers for {LAYERS} {np.median(more) / np.median(less):.4f}; "
         f"{len(benches)} benches",
         "",
-        "| rounds | seconds of each file | 2 % seen | false alarms |",
-        "| --- | --- | --- | --- |",
-        *(f"| {n} | {n * block:.1f} | {seen:.0%} | {false:.0%} |" for n, (seen, false) in rows),
+        "| rounds | seconds of each file | 2 % seen, compare | false alarms | 2 % seen, paired "
+        "| false alarms |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {n} | {n * block:.1f} | {' | '.join(f'{share:.0%}' for share in shares)} |"
+            for n, shares in rows
+        ),
     ]
 
 

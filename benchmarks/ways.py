@@ -24,6 +24,7 @@ __all__ = [
     "CONTROL",
     "EXECUTORCH",
     "FORMATS",
+    "JOINED",
     "NAIVE",
     "OURS",
     "USUAL",
@@ -38,6 +39,7 @@ __all__ = [
 
 NAIVE = "naive"
 OURS = "edgevit, onnxruntime"
+JOINED = "edgevit, attention joined"
 CONTROL = "the same again"
 USUAL = "naive, written the usual way"
 EXECUTORCH = "ExecuTorch, naive"
@@ -398,6 +400,7 @@ CANDIDATES = (
     Candidate("onnxsim", onnx_session, simplified, ("onnxsim",)),
     Candidate("onnxslim", onnx_session, slimmed, ("onnxslim",)),
     _ours(OURS),
+    Candidate(JOINED, onnx_session, attention_joined, ours=True),
     Candidate(USUAL, onnx_session, usual),
     _ours("edgevit of the usual way", textbook=True),
     Candidate("OpenVINO of the naive file", openvino_run, naive, ("openvino",)),

@@ -3,7 +3,8 @@
 import numpy as np
 
 from benchmarks.export_cost import CAPTURE, DEFAULT, OLDER, OURS, lines
-from benchmarks.two_percent import differs, rates
+from benchmarks.two_percent import differs, differs_paired, rates
+from benchmarks.two_percent import lines as two_percent_lines
 
 
 def cost(seconds, mib=500.0):
@@ -42,6 +43,23 @@ def test_two_percent_are_seen_in_quiet_rounds_and_not_in_loud_ones():
     assert not differs(less[:3], more[:3])  # too few for any test
     assert not differs(rounds(10, 0.2, count=6), rounds(10.2, 0.2, count=6, seed=2))
     assert not differs(less, less * 1.005)  # significant, and too little to be called one
+
+
+def test_what_falls_on_both_files_of_a_round_is_no_noise_to_a_paired_rule():
+    less, more = rounds(10, 0.2), 1.02 * rounds(10, 0.2) * rounds(1, 0.001, seed=1)
+    assert differs_paired(less, more)
+    assert not differs(less, more)
+    assert not differs_paired(less[:5], more[:5])  # five of five are no proof
+    assert not differs_paired(less, less * 1.005)
+    assert not differs_paired(less, rounds(10, 0.2, seed=2))
+
+
+def test_the_table_of_two_percent_has_both_rules():
+    less, again, more = rounds(10, 0.2), rounds(10, 0.2), 1.02 * rounds(10, 0.2)
+    text = two_percent_lines([[less, again, more]])
+    assert text[0].startswith(f"{np.median(less):.3f} ms; the same work again 1.0000, with 51")
+    assert "| 40 | 4.0 | 0% | 0% | 100% | 0% |" in text
+    assert not any(line.startswith("| 60 ") for line in text)
 
 
 def test_a_long_bench_is_as_many_short_ones_as_fit():

@@ -119,6 +119,12 @@ def test_the_page_tells_what_holds_and_what_is_missed(record):
     assert "fastest against fastest, geometric mean over 2 models: 1.013" in text
 
 
+def test_attention_joined_counts_where_it_is_faster(record):
+    record["batch-1"]["pvt_tiny"]["candidates"]["edgevit, attention joined"] = entry(9, ours=True)
+    said = "pvt_tiny in onnxruntime: 1.053 of naive, 1.111 with attention joined; 1.10 wanted"
+    assert f"**holds**: {said}" in page(record)
+
+
 def test_the_page_names_who_fell_behind(record):
     record["batch-1"]["pvt_tiny"]["candidates"]["edgevit, openvino"] = entry(9, ours=True)
     record["batch-16"] = {"elevit": row()}
