@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from matrix_kit import check
+from matrix_kit import FAMILIES, check
 
 from benchmarks.zoo_cell import Subject
 from edgevit.capture import capture
@@ -13,7 +13,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("name", list_models())
 def test_a_model_in_onnx(name):
-    source = check(Subject("model", name), ["onnx"])
+    check(Subject("model", name), ["onnx"])
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "hybrid_fnet_cifar10", "hybrid_mixer_cifar10"])
+def test_a_batch_that_varies(name):
+    source = Subject("model", name).source()
     program = capture(source.module, source.inputs, dynamic_batch=True)
     assert not [n.target for n in program.exported.graph.nodes if "fft" in str(n.target)]
     images = torch.randn(3, *source.inputs[0].shape[1:])
