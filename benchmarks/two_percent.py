@@ -9,8 +9,9 @@ often the two percent are seen, and how often the same work is said to differ. B
 
     compare     of `edgevit compare --threshold 0.01`, whose sides come from different benches: the
                 rank test over both sides' round medians
-    paired      as `edgevit tune` does: of both files' medians in one round the quotient, and the
-                sign test over those; what the machine did in a round falls on both
+    paired      of both files' medians in one round the quotient, and the sign test over those; what
+                the machine did in a round falls on both. `edgevit tune` pairs them so, too, but
+                asks for 99 % and allows for the luck of an opening
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_softmax_of_a_map_leaves_channels_last(case, dynamic, tmp_path):
 def test_another_softmax_is_left(function, channels, tmp_path):
     program = program_of(function, (2, channels, 6, 4), a=conv(channels))
     nodes = rewritten(program, tmp_path)
-    assert axis(nodes) % len(nodes["Softmax"][0].get_output_partial_shape(0)) in (1, 2, 3)
+    assert len(nodes["Softmax"]) == 1
     assert not {(0, 2, 3, 1), (0, 3, 1, 2)} & {tuple(order) for order in orders(nodes)}
 
 
