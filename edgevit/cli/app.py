@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -99,15 +99,22 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer makes this of Ctrl-C, without a word
-            print("interrupted", file=sys.stderr)
+            _interrupted()
         raise
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _interrupted()
     except BrokenPipeError:
         # The reader of a pipe went away (`edgevit table | head`): nothing to complain about.
         sys.stderr.close()
         sys.exit(0)
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    # Python remembers that Ctrl-C went through an `exec` of a string (dataclasses are made by one)
+    # and then dies of SIGINT at its end, caught or not. The next `exec` makes it forget.
+    exec("")
+    sys.exit(INTERRUPTED)
 
 
 def _show(error: EdgevitError) -> None:

@@ -1,6 +1,8 @@
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -65,3 +67,29 @@ def test_a_closed_pipe_is_no_error():
         check=True,
     )
     assert done.stderr == ""
+
+
+SLOW_FACTORY = '''
+import sys, time
+
+def model():
+    """Waits within an `exec` of a string, as the making of a dataclass does."""
+    print("waiting", file=sys.stderr, flush=True)
+    exec("time.sleep(60)")
+'''
+
+
+def test_ctrl_c_ends_with_130_wherever_it_falls(tmp_path):
+    """Python itself ends by the signal when it fell into an `exec` of a string, caught or not."""
+    (tmp_path / "waits.py").write_text(SLOW_FACTORY)
+    command = [sys.executable, "-m", "edgevit", "export", "waits:model", "-o", "exports"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line == "waiting\n":
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
