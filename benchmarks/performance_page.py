@@ -64,6 +64,7 @@ two large fp32 matrices on one thread, measured beside the row. What remains to 
 other than products costs, and products of awkward shape.
 """
 COSTS_TITLES = {
+    "depthwise": "Large depthwise convolutions, whole and in parts",
     "export_cost": "A verified ONNX bundle against torch's bare exporters",
     "agent_overhead": "The agent's own part in a time",
     "two_percent": "How long a bench must be to see two percent",
@@ -144,7 +145,7 @@ def page(record: Record, costs: Rows | None = None) -> str:
 def cost_sections(costs: Rows) -> Iterator[str]:
     """What `python -m benchmarks.costs --publish` measured."""
     if costs:
-        yield "## Costs\n"
+        yield "## Parts of models, and costs\n"
     for name, found in costs.items():
         versions = ", ".join(f"{tool} {number}" for tool, number in found["versions"].items())
         yield f"### {COSTS_TITLES[name]}\n"

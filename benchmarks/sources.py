@@ -27,4 +27,6 @@ def format_files(name: str, root: Path = ROOT) -> list[Path]:
     patterns = [*SHARED, f"{name}*.py"]
     if name == "coreml":
         patterns.append("mil/*.py")
+    if name in ("tflite", "executorch"):
+        patterns.append("xnnpack*.py")
     return [file for p in patterns for file in sorted((root / "exporters").glob(p))]

@@ -83,9 +83,9 @@ class ExecuTorchExporter:
                 hint="export executorch by itself, without dynamic batch",
             )
         path = folder / self.file
-        operators = _lower(program, path, xnnpack=options.xnnpack)
+        operators, rewritten = _lower(program, path, xnnpack=options.xnnpack)
         _check(path, program)
-        return _artifact(path, program, operators, options)
+        return _artifact(path, program, operators, rewritten, options)
 
     def load(self, artifact: Artifact, folder: Path) -> list[Runner]:
         """ExecuTorch's runtime on one thread.
@@ -105,8 +105,12 @@ class ExecuTorchExporter:
         return [Runner(_label(), "verified", "fp32", run)]
 
 
-def _lower(program: Program, path: Path, *, xnnpack: bool) -> Counter[str]:
-    """Write the lowered program; returns what it calls, every delegate as one."""
+def _lower(program: Program, path: Path, *, xnnpack: bool) -> tuple[Counter[str], dict[str, int]]:
+    """Write the lowered program.
+
+    Returns what it calls, every delegate as one, and what was rewritten for XNNPACK how often.
+    """
+    source, rewritten = program, {}
     try:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
@@ -115,15 +119,17 @@ def _lower(program: Program, path: Path, *, xnnpack: bool) -> Counter[str]:
             from executorch.exir import to_edge_transform_and_lower
 
             from exporters.executorch_layout import softmax_in_rows
+            from exporters.xnnpack_taps import cut_depthwise
 
             partitioners = [XnnpackPartitioner()] if xnnpack else []
-            source = softmax_in_rows(program) if xnnpack else program
+            if xnnpack:
+                source, rewritten["cut_depthwise"] = cut_depthwise(softmax_in_rows(program))
             edge = to_edge_transform_and_lower(source.exported, partitioner=partitioners)
             lowered = edge.to_executorch()
             path.write_bytes(lowered.buffer)
     except Exception as error:
         raise conversion_error("ExecuTorch", program, error) from error
-    return _calls(lowered.exported_program().graph)
+    return _calls(lowered.exported_program().graph), rewritten
 
 
 def _calls(graph: Any) -> Counter[str]:
@@ -193,7 +199,11 @@ def _label() -> str:
 
 
 def _artifact(
-    path: Path, program: Program, operators: Counter[str], options: ExecuTorchOptions
+    path: Path,
+    program: Program,
+    operators: Counter[str],
+    rewritten: dict[str, int],
+    options: ExecuTorchOptions,
 ) -> Artifact:
     return Artifact(
         format=ExecuTorchExporter.name,
@@ -208,6 +218,7 @@ def _artifact(
             "delegates": operators[DELEGATE],
             "nodes": sum(operators.values()),
             "operators": dict(sorted(operators.items())),
+            "rewritten": rewritten,
             "size_bytes": path.stat().st_size,
         },
         versions={tool: version(tool) for tool in ("torch", "executorch")},

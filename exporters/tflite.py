@@ -87,10 +87,10 @@ class TFLiteExporter:
             )
         layouts = _layouts(program, options)
         path = folder / self.file
-        _convert(program, layouts, path)
+        rewritten = _convert(program, layouts, path)
         inputs = tuple(_in_file(spec, layouts) for spec in program.inputs)
         check(path, program, inputs)
-        return _artifact(path, program, inputs, layouts)
+        return _artifact(path, program, inputs, layouts, rewritten)
 
     def load(self, artifact: Artifact, folder: Path) -> list[Runner]:
         """LiteRT's interpreter, or the older ``tflite_runtime``, on one thread.
@@ -131,18 +131,23 @@ def _in_file(spec: TensorSpec, layouts: dict[str, str]) -> TensorSpec:
     return TensorSpec(spec.name, shape, spec.kind, spec.dtype)
 
 
-def _convert(program: Program, layouts: dict[str, str], path: Path) -> None:
+def _convert(program: Program, layouts: dict[str, str], path: Path) -> dict[str, int]:
+    """Write the file; returns what was rewritten how often."""
     import torch
+
+    from exporters.xnnpack_taps import cut_depthwise
 
     examples = {spec.name: torch.zeros(_in_file(spec, layouts).shape) for spec in program.inputs}
     try:
         with quiet():
             import litert_torch
 
-            module = _with_names(program, layouts)
+            cut, count = cut_depthwise(program)
+            module = _with_names(cut, layouts)
             litert_torch.convert(module, sample_kwargs=examples).export(str(path))
     except Exception as error:
         raise conversion_error("TFLite", program, error) from error
+    return {"cut_depthwise": count}
 
 
 def _with_names(program: Program, layouts: dict[str, str]) -> nn.Module:
@@ -169,7 +174,11 @@ def _with_names(program: Program, layouts: dict[str, str]) -> nn.Module:
 
 
 def _artifact(
-    path: Path, program: Program, inputs: tuple[TensorSpec, ...], layouts: dict[str, str]
+    path: Path,
+    program: Program,
+    inputs: tuple[TensorSpec, ...],
+    layouts: dict[str, str],
+    rewritten: dict[str, int],
 ) -> Artifact:
     operators = count_operators(path)
     transposes, nodes = operators["TRANSPOSE"], sum(operators.values())
@@ -192,6 +201,7 @@ def _artifact(
             "transposes": transposes,
             "nodes": nodes,
             "operators": dict(sorted(operators.items())),
+            "rewritten": rewritten,
             "size_bytes": path.stat().st_size,
         },
         versions={tool: version(tool) for tool in ("torch", "litert-torch", "ai-edge-litert")},

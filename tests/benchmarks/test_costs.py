@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from benchmarks import depthwise
 from benchmarks.export_cost import CAPTURE, DEFAULT, OLDER, OURS, lines
 from benchmarks.two_percent import differs, differs_paired, rates
 from benchmarks.two_percent import lines as two_percent_lines
@@ -67,3 +68,13 @@ def test_a_long_bench_is_as_many_short_ones_as_fit():
     assert rates([bench], 10) == (1.0, 0.0)
     assert rates([[bench[0], bench[2], bench[0]]], 10) == (0.0, 1.0)
     assert rates([bench], 41) is None
+
+
+def test_the_table_of_depthwise_convolutions_has_a_ratio_for_each_runtime():
+    whole, parts, same = ([[ms / 1e3] * 3] * 2 for ms in (8, 2, 9))
+    names = [name for pair in depthwise.WAYS.values() for name in pair]
+    times = dict(zip(names, [whole, parts, same, same], strict=True))
+    row = depthwise.lines({"SOFT-T, first stage": times})[-1]
+    assert row == (
+        "| SOFT-T, first stage | 64, 56 x 56, 9 x 9 | 8.000 | 4.00 ± 0.00 | 9.000 | 1.00 ± 0.00 |"
+    )

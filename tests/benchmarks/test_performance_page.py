@@ -210,10 +210,15 @@ def test_costs_stand_on_the_page_with_their_circumstances(record, monkeypatch, t
     assert costs.measure(["export_cost"], file) == 0  # beside what is there
     text = page(record, read_record(file))
     first, second = text.index("export_cost: 3 us"), text.index("two_percent: 3 us")
-    assert text.index("## Costs") < first < second < text.index("## Circumstances")
+    assert (
+        text.index("## Parts of models, and costs")
+        < first
+        < second
+        < text.index("## Circumstances")
+    )
     assert "`python -m benchmarks.two_percent`" in text
     assert "a processor, load average 0.2, torch" in text
-    assert "## Costs" not in page(record)
+    assert "and costs" not in page(record)
 
 
 def test_on_a_busy_machine_no_cost_is_published(monkeypatch, tmp_path, capsys):
