@@ -37,9 +37,8 @@ nothing. *Written the usual way* is a model of the same weights whose
 attention is written as most published code has it (`benchmarks/textbook.py`): the zoo's own avoids
 five-dimensional permutations, so naive files of it are good ones. *Attention joined* is a file of
 opset 23 for onnxruntime, one operator for each attention that can be one (`--option
-onnx.attention=true`), which is not done unless asked for; a dash where there is none, or where the
-row was measured before the column was there. *wrong*: outputs off by more than 1e-4 of their scale;
-*absent*: not installed where this was measured.
+onnx.attention=true`), which is not done unless asked for; a dash where there is none. *wrong*:
+outputs off by more than 1e-4 of their scale; *absent*: not installed where this was measured.
 """
 TITLES = {
     "batch-1": "Batch 1, every way to make and run a file",
