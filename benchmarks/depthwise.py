@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.races import Limits, Racer, race
 from benchmarks.ratios import compare, pooled
 from benchmarks.ways import CANDIDATES, Workbench
+from exporters.quiet import quiet
 
 #: Channels, map, kernel, and a network that has it.
 CASES: Mapping[str, tuple[int, tuple[int, int], tuple[int, int]]] = {
@@ -56,7 +57,9 @@ def measure(case: str) -> Samples:
         bench, racers = Workbench(source, Path(folder)), []
         for way in (candidate for candidate in CANDIDATES if candidate.name in names):
             assert way.make is not None  # all of these have files
-            racers.append(Racer(way.name, partial(way.open, way.make(bench))))
+            with quiet():
+                file = way.make(bench)
+            racers.append(Racer(way.name, partial(way.open, file)))
         race(racers, x, LIMITS, case)
     return {racer.name: racer.seconds for racer in racers}
 

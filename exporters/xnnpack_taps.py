@@ -1,8 +1,9 @@
 """Depthwise convolutions cut to what XNNPACK's kernels for them take.
 
-They take up to 25 weights a channel (5 x 5), on every processor; what is larger is computed as one
-product for each channel, which takes ten to twenty times as long. A convolution is the sum of the
-convolutions with the parts of its kernel, each reading the padded map from where its part begins:
+They take up to 25 weights a channel (5 x 5), on every processor; what is larger is computed as
+general products, one for each channel, and takes twice to six times as long as in parts
+(docs/performance.md). A convolution is the sum of the convolutions with the parts of its kernel,
+each reading the padded map from where its part begins:
 
     given     W * x                              W (C, 1, 9, 9), padding 4
     result    W₀₀ * p + W₀₅ * p[.., 5:] + W₅₀ * p[.., 5:, :] + W₅₅ * p[.., 5:, 5:]
