@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import hashlib
 import operator
 import warnings
@@ -17,8 +16,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
 
 from edgevit.errors import ConversionError, EdgevitError
+from edgevit.garbage import unsought
 from edgevit.tensorspec import TensorSpec
 
 __all__ = ["Program", "capture", "double_precision", "half_weights"]
@@ -75,8 +76,7 @@ class Program:
         # Putting the weights back in their places takes many times what copying a graph takes.
         if isinstance(self.origin, fx.GraphModule):
             return self.origin
-        made: fx.GraphModule = self.origin.module(check_guards=False)
-        return made
+        return _with_weights(self.origin)
 
     def rewritten(self, module: fx.GraphModule) -> Program:
         """The program of a rewritten graph of this one, which takes and gives the same."""
@@ -190,7 +190,7 @@ def capture(
     tensors = tuple(torch.randn(s.shape, generator=generator) for s in specs)
     dynamic = tuple({0: Dim("batch")} for _ in specs) if dynamic_batch else None
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _without_collector():
+        with warnings.catch_warnings(), torch.no_grad(), unsought(), _without_traces():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model.eval(), tensors, dynamic_shapes=dynamic)
     except EdgevitError:
@@ -205,15 +205,70 @@ def capture(
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """No garbage is looked for meanwhile: among a capture's many objects that takes a tenth."""
-    running = gc.isenabled()
-    gc.disable()
+def _without_traces() -> Iterator[None]:
+    """Nodes are not told which lines made them; it takes a tenth too, and nobody asks."""
+    told = fx.config.do_not_emit_stack_traces
+    fx.config.do_not_emit_stack_traces = True
     try:
         yield
     finally:
-        if running:
-            gc.enable()
+        fx.config.do_not_emit_stack_traces = told
+
+
+#: What goes in and out of a program that does nothing but compute.
+PLAIN = {
+    InputKind.USER_INPUT,
+    InputKind.PARAMETER,
+    InputKind.BUFFER,
+    InputKind.CONSTANT_TENSOR,
+    OutputKind.USER_OUTPUT,
+}
+
+
+def _with_weights(program: ExportedProgram) -> fx.GraphModule:
+    """torch's program with its weights in their places again, as attributes.
+
+    What ``program.module()`` does, in half the time; that copies the graph, then edits it.
+    """
+    if not _is_plain(program):
+        other: fx.GraphModule = program.module(check_guards=False)
+        return other
+    places = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target}
+    graph, made = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in program.graph.nodes:
+        if node.name in places:
+            made[node] = graph.get_attr(places[node.name])
+            made[node].meta = dict(node.meta)
+        else:
+            made[node] = graph.node_copy(node, made.__getitem__)
+    if program.call_spec.out_spec.is_leaf():
+        graph.set_codegen(_OneResult())
+    held = {**program.state_dict, **program.constants}
+    return fx.GraphModule({place: held[place] for place in places.values()}, graph).eval()
+
+
+class _OneResult(fx.graph.CodeGen):
+    """Code that returns a tensor of itself; an output node always holds a tuple."""
+
+    def generate_output(self, output_args: Any, **form: Any) -> str:
+        return super().generate_output(output_args[0], **form)
+
+    def process_outputs(self, out: Any) -> Any:
+        return out[0]
+
+
+def _is_plain(program: ExportedProgram) -> bool:
+    """Whether tensors go in, tensors come out, and nothing is written or called beside."""
+    signature, spec = program.graph_signature, program.call_spec
+    given, named = spec.in_spec.children()
+    results = [spec.out_spec] if spec.out_spec.is_leaf() else spec.out_spec.children()
+    return (
+        {entry.kind for entry in (*signature.input_specs, *signature.output_specs)} <= PLAIN
+        and all(part.is_leaf() for part in (*given.children(), *results))
+        and not named.children()
+        and spec.out_spec.type in (None, tuple)
+        and not any(node.op in ("get_attr", "call_module") for node in program.graph.nodes)
+    )
 
 
 def _outputs(exported: ExportedProgram, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

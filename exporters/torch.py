@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -59,7 +58,7 @@ class TorchExporter:
 
         path = folder / self.file
         try:
-            with quiet(), _without_traces(program):
+            with quiet():
                 torch.export.save(program.exported, path)
         except Exception as error:
             raise conversion_error("torch.export.save", program, error) from error
@@ -76,21 +75,6 @@ class TorchExporter:
         if self.missing():
             raise CannotVerifyError("torch is not installed")
         return [Runner(_label(), "verified", "fp32", _opened(folder / artifact.file))]
-
-
-@contextmanager
-def _without_traces(program: Program) -> Iterator[None]:
-    """Leave out which line of which file made a node: that tells the user's folders to others."""
-    traces = {
-        node: node.meta.pop("stack_trace")
-        for node in program.exported.graph.nodes
-        if "stack_trace" in node.meta
-    }
-    try:
-        yield
-    finally:
-        for node, trace in traces.items():
-            node.meta["stack_trace"] = trace
 
 
 def _opened(path: Path) -> Callable[[Sequence[Array]], list[Array]]:

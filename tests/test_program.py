@@ -8,6 +8,7 @@ from torch import nn
 
 from edgevit.capture import capture
 from edgevit.errors import ConversionError
+from edgevit.garbage import only_new_sought
 from edgevit.passes import run_passes
 from edgevit.tensorspec import TensorSpec
 
@@ -68,3 +69,76 @@ def test_a_capture_leaves_the_collector_as_it_was():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+class Writes(nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return x * 2
+
+
+class Several(nn.Module):
+    """Tied weights, a constant and a buffer that is not saved; two results."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+        self.register_buffer("offset", torch.arange(8.0), persistent=False)
+
+    def forward(self, x):
+        return self.second(self.first(x)) + self.offset, x * torch.tensor([2.0])
+
+
+class Nested(nn.Module):
+    """Results in a dictionary."""
+
+    def forward(self, x):
+        return {"twice": x * 2, "less": x - 1}
+
+
+@pytest.mark.parametrize("made", [Named, Several, Writes, Nested])
+def test_weights_go_back_to_their_places_as_torch_puts_them(made):
+    program = capture(made().eval(), [SPEC])
+    torchs = program.exported.module(check_guards=False)
+    ours = program.graph_module()
+    assert _operators(ours) == _operators(torchs)
+    wanted = dict(torchs.named_parameters(remove_duplicate=False))
+    held = dict(ours.named_parameters(remove_duplicate=False))
+    assert held.keys() == wanted.keys()
+    assert all(held[name] is wanted[name] for name in held)
+    x = torch.randn(SPEC.shape)
+    with torch.inference_mode():
+        want, got = torchs(x), ours(x)
+    assert type(got) is type(want)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def _operators(module):
+    return [(node.op, str(node.target)) for node in module.graph.nodes]
+
+
+def test_a_capture_is_not_looked_through_for_garbage_again():
+    with only_new_sought():
+        before = gc.get_freeze_count()
+        capture(Named(), [SPEC])
+        assert gc.get_freeze_count() > before
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_the_application_froze_stays_frozen():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with only_new_sought():
+            capture(Named(), [SPEC])
+        assert frozen / 2 < gc.get_freeze_count() <= frozen
+    finally:
+        gc.unfreeze()

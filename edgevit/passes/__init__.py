@@ -94,12 +94,13 @@ def run_passes(program: Program, names: Sequence[str]) -> tuple[Program, tuple[P
     chosen = passes(names)
     module = program.graph_module()
     reports = []
+    module.graph.eliminate_dead_code()
     for rule in chosen:
-        module.graph.eliminate_dead_code()
         reports.append(rule(module))
+        if reports[-1].rewritten:
+            module.graph.eliminate_dead_code()
     if not any(report.rewritten for report in reports):
         return program, tuple(reports)
-    module.graph.eliminate_dead_code()
     module.graph.lint()
     # A GraphModule takes over the constants that its graph uses, and no others.
     return program.rewritten(fx.GraphModule(module, module.graph)), tuple(reports)

@@ -265,13 +265,15 @@ def _made(node: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
     return made
 
 
-def _as_list(module: fx.GraphModule, node: fx.Node, argument: fx.Node) -> fx.Node:
+def _as_list(module: fx.GraphModule, node: fx.Node, argument: fx.Node) -> Any:
     """What a node reads, for lists."""
     held = constant(module, argument)
     if held is not None and held.shape[-2:] == (1, 1):
         return add_constant(module, node, "weight", held.squeeze(-1))
     if held is not None or not _is_value(argument):
         return argument
+    if _is_converter(argument):  # of a list that is there already
+        return argument.args[0]
     made = _made(node, aten.flatten.using_ints, (argument, 2))
     made.meta = {**argument.meta, "val": argument.meta["val"].flatten(2)}
     return made

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from edgevit.tensorspec import TensorSpec
 
@@ -27,21 +31,47 @@ def count_parameters(module: nn.Module) -> int:
 
 def count_macs(module: nn.Module, inputs: Sequence[TensorSpec]) -> int:
     """MACs of one forward pass at the inputs' shapes, computed without computing where possible."""
-    # The counter hooks inputs that require a gradient, which a view of a parameter pretends to.
-    copied = copy.deepcopy(module).requires_grad_(False)
+    held = dict(chain(module.named_parameters(), module.named_buffers()))
+    # A forward that keeps something, such as a table of positions, keeps it in a copy.
+    layers = copy.deepcopy(module, {id(tensor): tensor for tensor in held.values()})
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in held.items()}
     try:
-        return _count(copied.to("meta"), [torch.empty(s.shape, device="meta") for s in inputs])
+        with _NormsLeftOut():
+            return _count(layers, shapes, [torch.empty(s.shape, device="meta") for s in inputs])
     except Exception:
         # Tensors that a forward makes by itself, or values that it looks at, need the real thing.
         real = copy.deepcopy(module).requires_grad_(False)
-        return _count(real, [torch.zeros(spec.shape) for spec in inputs])
+        return _count(real, {}, [torch.zeros(spec.shape) for spec in inputs])
 
 
-def _count(module: nn.Module, tensors: Sequence[Tensor]) -> int:
+def _count(module: nn.Module, held: dict[str, Tensor], tensors: Sequence[Tensor]) -> int:
+    """MACs with the tensors held in place of the module's own of those names."""
     counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()
     with counter, torch.no_grad():
-        module(*tensors)
+        torch.func.functional_call(module, held, tuple(tensors))
     return int(counter.get_total_flops()) // 2
+
+
+class _Untracked(ModuleTracker):
+    """Does not hook every module to tell which is under way: that takes longer than to count."""
+
+    def __enter__(self) -> _Untracked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _NormsLeftOut(TorchFunctionMode):
+    """They have no MACs, and without numbers a BatchNorm takes longer than with them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def count_torchsummary(module: nn.Module, inputs: Sequence[TensorSpec]) -> int:
