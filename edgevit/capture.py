@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from edgevit.errors import ConversionError, EdgevitError
-from edgevit.garbage import unsought
+from edgevit.garbage import collector_paused
 from edgevit.tensorspec import TensorSpec
 
 __all__ = ["Program", "capture", "double_precision", "half_weights"]
@@ -190,7 +190,7 @@ def capture(
     tensors = tuple(torch.randn(s.shape, generator=generator) for s in specs)
     dynamic = tuple({0: Dim("batch")} for _ in specs) if dynamic_batch else None
     try:
-        with warnings.catch_warnings(), torch.no_grad(), unsought(), _without_traces():
+        with warnings.catch_warnings(), torch.no_grad(), collector_paused(), _without_traces():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model.eval(), tensors, dynamic_shapes=dynamic)
     except EdgevitError:

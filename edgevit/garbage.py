@@ -10,14 +10,14 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["only_new_sought", "unsought"]
+__all__ = ["collector_paused", "heap_frozen"]
 
-#: Whether :func:`only_new_sought` is under way.
-_only_new = False
+#: Whether :func:`heap_frozen` is under way.
+_frozen = False
 
 
 @contextmanager
-def unsought() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """No garbage is looked for meanwhile, and what is there afterwards counts as old at once."""
     running = gc.isenabled()
     gc.disable()
@@ -25,7 +25,7 @@ def unsought() -> Iterator[None]:
         yield
     finally:
         # Left young, all of it would be looked through next. What was frozen comes back as old.
-        if _only_new:
+        if _frozen:
             gc.freeze()
         elif not gc.get_freeze_count():
             gc.freeze()
@@ -35,19 +35,20 @@ def unsought() -> Iterator[None]:
 
 
 @contextmanager
-def only_new_sought() -> Iterator[None]:
-    """What is there already is not looked through meanwhile, nor what :func:`unsought` leaves.
+def heap_frozen() -> Iterator[None]:
+    """What is there already is not looked through meanwhile.
 
-    Does nothing where the application froze objects itself, as a server does before it forks.
+    That goes for what :func:`collector_paused` leaves, too. Does nothing where the application
+    froze objects itself, as a server does before it forks.
     """
-    global _only_new
+    global _frozen
     if gc.get_freeze_count():
         yield
         return
     gc.freeze()
-    _only_new = True
+    _frozen = True
     try:
         yield
     finally:
-        _only_new = False
+        _frozen = False
         gc.unfreeze()

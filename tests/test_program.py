@@ -8,7 +8,7 @@ from torch import nn
 
 from edgevit.capture import capture
 from edgevit.errors import ConversionError
-from edgevit.garbage import only_new_sought
+from edgevit.garbage import heap_frozen
 from edgevit.passes import run_passes
 from edgevit.tensorspec import TensorSpec
 
@@ -126,7 +126,7 @@ def _operators(module):
 
 
 def test_a_capture_is_not_looked_through_for_garbage_again():
-    with only_new_sought():
+    with heap_frozen():
         before = gc.get_freeze_count()
         capture(Named(), [SPEC])
         assert gc.get_freeze_count() > before
@@ -137,7 +137,7 @@ def test_what_the_application_froze_stays_frozen():
     gc.freeze()
     try:
         frozen = gc.get_freeze_count()
-        with only_new_sought():
+        with heap_frozen():
             capture(Named(), [SPEC])
         assert frozen / 2 < gc.get_freeze_count() <= frozen
     finally:

@@ -50,7 +50,7 @@ from edgevit.errors import (
     UsageError,
     VerificationError,
 )
-from edgevit.garbage import only_new_sought
+from edgevit.garbage import heap_frozen
 from edgevit.passes import EXACT, TIDYING
 from edgevit.preprocess import PHOTOGRAPH, load_image
 from edgevit.progress import Progress
@@ -344,7 +344,7 @@ def export_source(
     run = _Export(source, plan, seed, progress or Progress(), graphs=graphs or Graphs())
     destination = Path(output) / (plan.name or bundle_name(source, plan))
     with write_bundle(destination) as folder:
-        with only_new_sought():
+        with heap_frozen():
             manifest = run.write(folder)
         kept = _carry_over(destination, folder, manifest)
         if kept:
