@@ -6,8 +6,10 @@ Every export has a process of its own, one thread, in shuffled order, round afte
 of CPU time: of the whole process (interpreter, imports, building the model, export), which is what
 who types the command pays; and of the call that exports alone, with whatever it imports by itself.
 Peak memory is that of the process. Verification is part of what edgevit's figure pays for. The
-capture alone is ``torch.export.export``, which whatever is made of a captured graph pays at least;
-the older exporter does without one.
+capture alone is ``torch.export.export``; the older exporter does without one. *Capture, older
+exporter and samples* also writes a file that way, and runs the samples of a verification through
+module and file, once each: a verified file of a captured graph cannot cost less. A target below
+that is out of reach.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 MODELS = ("efficientvit_m5", "deit_small")
 ROUNDS = 5
 OURS, OLDER, DEFAULT = "edgevit", "older exporter", "default exporter"
 CAPTURE = "torch.export's capture alone"
-WAYS = (OURS, OLDER, DEFAULT, CAPTURE)
-#: At most that many times the older exporter's CPU time, and that share of the default one's.
-MOST_OF_OLDER, MOST_OF_DEFAULT = 1.5, 0.5
+LEAST = "capture, older exporter and samples"
+WAYS = (OURS, OLDER, DEFAULT, CAPTURE, LEAST)
+#: At most that many times the CPU time.
+TARGETS = {OLDER: 1.5, DEFAULT: 0.5}
+#: As many as edgevit verifies an image model on.
+SAMPLES = 3
 FIGURES = {"process_s": "CPU of the process, s", "export_s": "CPU of the export, s"}
 
 Samples = dict[str, list[dict[str, float]]]
@@ -74,18 +80,36 @@ def one(model: str, way: str) -> dict[str, float]:
             bundle = export_source(source, make_plan("onnx"), folder)
             entry = bundle.manifest["artifacts"]["onnx"]
             assert entry["verification"]["status"] == "verified"
-        elif way == CAPTURE:
-            with torch.no_grad():
-                torch.export.export(source.module, (torch.zeros(source.inputs[0].shape),))
         else:
-            path, inputs = Path(folder) / "model.onnx", (torch.zeros(source.inputs[0].shape),)
-            torch.onnx.export(source.module, inputs, str(path), dynamo=way == DEFAULT)
+            path, image = Path(folder) / "model.onnx", torch.zeros(source.inputs[0].shape)
+            if way in (CAPTURE, LEAST):
+                with torch.no_grad():
+                    torch.export.export(source.module, (image,))
+            if way in (OLDER, DEFAULT, LEAST):
+                torch.onnx.export(source.module, (image,), str(path), dynamo=way == DEFAULT)
+            if way == LEAST:
+                run_samples(source.module, path, image)
     own = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "export_s": time.process_time() - start,
         "process_s": own.ru_utime + own.ru_stime,
         "peak_mib": own.ru_maxrss / (1024 if sys.platform != "darwin" else 2**20),
     }
+
+
+def run_samples(module: Any, path: Path, image: Any) -> None:
+    """Each through the module and through the file."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    with torch.inference_mode():
+        for _ in range(SAMPLES):
+            module(image)
+            session.run(None, {given.name: image.numpy()})
 
 
 def median(samples: Sequence[Mapping[str, float]], figure: str) -> float:
@@ -107,14 +131,17 @@ def lines(found: Mapping[str, Samples]) -> list[str]:
     out.append("")
     for model, samples in found.items():
         for figure, title in FIGURES.items():
-            own, older, default, capture = (median(samples[way], figure) for way in WAYS)
-            holds = own <= MOST_OF_OLDER * older and own < MOST_OF_DEFAULT * default
-            out.append(
-                f"* **{'holds' if holds else 'missed'}**: {model}, {title.rpartition(',')[0]}: "
-                f"{own / older:.2f} of the older exporter's (at most {MOST_OF_OLDER}), "
-                f"{own / default:.2f} of the default one's (under {MOST_OF_DEFAULT}); "
-                f"the capture alone {capture / older:.2f} and {capture / default:.2f}"
-            )
+            spent = {way: median(samples[way], figure) for way in WAYS}
+            for other, most in TARGETS.items():
+                share = {way: spent[way] / spent[other] for way in WAYS}
+                told = "holds" if share[OURS] <= most else "missed"
+                if told == "missed" and share[LEAST] > most:
+                    told = "out of reach"
+                out.append(
+                    f"* **{told}**: {model}, {title.rpartition(',')[0]}: {share[OURS]:.2f} of the "
+                    f"{other}'s, at most {most} wanted; {LEAST} {share[LEAST]:.2f}, the capture "
+                    f"alone {share[CAPTURE]:.2f}"
+                )
     return out
 
 
