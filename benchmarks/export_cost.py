@@ -8,8 +8,8 @@ who types the command pays; and of the call that exports alone, with whatever it
 Peak memory is that of the process. Verification is part of what edgevit's figure pays for. The
 capture alone is ``torch.export.export``; the older exporter does without one. *Capture, older
 exporter and samples* also writes a file that way, and runs the samples of a verification through
-module and file, once each: a verified file of a captured graph cannot cost less. A target below
-that is out of reach.
+module and file, once each: the parts of a verified file as torch has them. Not quite the least, for
+edgevit's own capture does without torch's records of lines and without the garbage collector.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MODELS = ("efficientvit_m5", "deit_small")
 ROUNDS = 5
 OURS, OLDER, DEFAULT = "edgevit", "older exporter", "default exporter"
 CAPTURE = "torch.export's capture alone"
-LEAST = "capture, older exporter and samples"
-WAYS = (OURS, OLDER, DEFAULT, CAPTURE, LEAST)
+PARTS = "capture, older exporter and samples"
+WAYS = (OURS, OLDER, DEFAULT, CAPTURE, PARTS)
 #: At most that many times the CPU time.
 TARGETS = {OLDER: 1.5, DEFAULT: 0.5}
 #: As many as edgevit verifies an image model on.
@@ -82,12 +82,12 @@ def one(model: str, way: str) -> dict[str, float]:
             assert entry["verification"]["status"] == "verified"
         else:
             path, image = Path(folder) / "model.onnx", torch.zeros(source.inputs[0].shape)
-            if way in (CAPTURE, LEAST):
+            if way in (CAPTURE, PARTS):
                 with torch.no_grad():
                     torch.export.export(source.module, (image,))
-            if way in (OLDER, DEFAULT, LEAST):
+            if way in (OLDER, DEFAULT, PARTS):
                 torch.onnx.export(source.module, (image,), str(path), dynamo=way == DEFAULT)
-            if way == LEAST:
+            if way == PARTS:
                 run_samples(source.module, path, image)
     own = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -135,11 +135,9 @@ def lines(found: Mapping[str, Samples]) -> list[str]:
             for other, most in TARGETS.items():
                 share = {way: spent[way] / spent[other] for way in WAYS}
                 told = "holds" if share[OURS] <= most else "missed"
-                if told == "missed" and share[LEAST] > most:
-                    told = "out of reach"
                 out.append(
                     f"* **{told}**: {model}, {title.rpartition(',')[0]}: {share[OURS]:.2f} of the "
-                    f"{other}'s, at most {most} wanted; {LEAST} {share[LEAST]:.2f}, the capture "
+                    f"{other}'s, at most {most} wanted; {PARTS} {share[PARTS]:.2f}, the capture "
                     f"alone {share[CAPTURE]:.2f}"
                 )
     return out
