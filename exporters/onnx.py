@@ -20,8 +20,11 @@ from edgevit.errors import ConversionError, MissingExtraError, OptionError
 from exporters.base import Array, Artifact, CannotVerifyError, ExporterOptions, Runner
 from exporters.onnx_attention import join_attention
 from exporters.onnx_checks import check_model, check_runs, open_session, run_session
+from exporters.onnx_maps import turn_maps
 from exporters.onnx_norms import keep_norms_apart
 from exporters.onnx_routes import WRITERS, restore_inputs, simplified
+from exporters.onnx_single import leave_out_batch
+from exporters.onnx_sums import sums_as_products
 
 if TYPE_CHECKING:
     from edgevit.capture import Program
@@ -38,6 +41,9 @@ USUAL_OPSET, GELU_OPSET = 17, 20
 #: The first opset in which attention is one operator.
 ATTENTION_OPSET = 23
 AUTO = "auto"
+#: What onnxruntime runs faster than what means the same. The last one reads through permutations
+#: that those before it leave.
+REWRITES = (keep_norms_apart, sums_as_products, turn_maps, leave_out_batch)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class OnnxOptions(ExporterOptions):
         opset: 13 to 23; if None 17, or 20 for a model with a GELU in its tanh form, or 23 with
             ``attention``. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
+        rewrite: write what onnxruntime runs fast in place of what means the same, see
+            :mod:`exporters.onnx_norms`, ``onnx_sums``, ``onnx_maps`` and ``onnx_single``. Others
+            gain nothing by it.
         attention: write attention as one operator, see :mod:`exporters.onnx_attention`; runtimes
             know it since they read opset 23 (onnxruntime 1.23).
         simplify: run onnxsim over the model.
@@ -61,12 +70,13 @@ class OnnxOptions(ExporterOptions):
 
     opset: int | None = None
     ir_version: int | None = None
+    rewrite: bool = True
     attention: bool = False
     simplify: bool = False
     exporter: str = AUTO
 
     def __post_init__(self) -> None:
-        for option in ("attention", "simplify"):
+        for option in ("rewrite", "attention", "simplify"):
             if not isinstance(value := getattr(self, option), bool):
                 raise OptionError(option, expected="true or false", got=value)
         least = ATTENTION_OPSET if self.attention else USUAL_OPSET
@@ -197,9 +207,11 @@ def _write(model: Any, path: Path, program: Program, options: OnnxOptions) -> di
 
     model = simplified(model) if options.simplify else model
     restore_inputs(model, program)
-    rewritten = {"keep_norms_apart": keep_norms_apart(model.graph)}
+    rewritten = {}
     if options.attention:
         rewritten["join_attention"] = join_attention(model)
+    if options.rewrite:
+        rewritten |= {rule.__name__: rule(model) for rule in REWRITES}
     (opset,) = options.opsets
     model.ir_version = options.ir_of(opset)
     try:

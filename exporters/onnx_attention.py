@@ -12,15 +12,15 @@ would. So is attention whose scores are changed by anything but the sum of a mas
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from exporters.onnx_graph import Graph, Shape, attribute, keep_read, permutation
+
 __all__ = ["join_attention"]
 
-Shape = tuple[int | None, ...]
 #: Tokens of a batch to tokens of a head, and to the columns of a head.
-TO_HEADS, TO_COLUMNS = [0, 2, 1, 3], [0, 2, 3, 1]
+TO_HEADS, TO_COLUMNS = (0, 2, 1, 3), (0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -40,61 +40,9 @@ class _Heads:
     heads: int | None
 
 
-class _Graph:
-    """Who makes and who reads what, and what shape it has."""
-
-    def __init__(self, model: Any) -> None:
-        import onnx
-
-        self.readers: dict[str, list[Any]] = defaultdict(list)
-        self.makers: dict[str, Any] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers[name].append(node)
-            self.makers.update(dict.fromkeys(node.output, node))
-        self.kept = {value.name for value in model.graph.output}
-        known = onnx.shape_inference.infer_shapes(model).graph
-        self.shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in known.initializer}
-        for value in (*known.input, *known.value_info, *known.output):
-            dims = value.type.tensor_type.shape.dim
-            self.shapes[value.name] = tuple(
-                d.dim_value if d.HasField("dim_value") else None for d in dims
-            )
-
-    def maker(self, name: str, operator: str) -> Any | None:
-        """The node that makes a tensor, if it is one of that operator."""
-        node = self.makers.get(name)
-        return node if node is not None and node.op_type == operator else None
-
-    def reader(self, name: str, operator: str) -> Any | None:
-        """The node that alone reads a tensor, if it is one of that operator."""
-        readers = self.readers[name]
-        alone = len(readers) == 1 and name not in self.kept
-        return readers[0] if alone and readers[0].op_type == operator else None
-
-    def shape(self, name: str) -> Shape:
-        return self.shapes.get(name, ())
-
-    def heads(self, name: str, permutation: list[int]) -> _Heads | None:
-        """What a tensor of heads is made of, if by nothing but a reshape and that permutation."""
-        turned = self.maker(name, "Transpose")
-        if turned is None or _permutation(turned) != permutation:
-            return None
-        cut = self.maker(turned.input[0], "Reshape")
-        if cut is None or self.maker(cut.input[0], "Transpose") is not None:
-            return None
-        flat, parts = self.shape(cut.input[0]), self.shape(cut.output[0])
-        if len(flat) != 3 or len(parts) != 4 or None in (*flat[1:], *parts[1:]):
-            return None
-        _, tokens, heads, channels = parts
-        if flat[1:] != (tokens, heads * channels):  # type: ignore[operator]
-            return None
-        return _Heads(cut.input[0], flat[0], tokens, heads)
-
-
 def join_attention(model: Any) -> int:
     """Rewrite the graph of an ONNX model of opset 23 in place; returns how many are joined."""
-    graph = _Graph(model)
+    graph = Graph(model)
     joined = {}
     for node in model.graph.node:
         if node.op_type == "Softmax" and (found := _attention(graph, node)) is not None:
@@ -102,11 +50,11 @@ def join_attention(model: Any) -> int:
             joined[last.output[0]] = attention
     if joined:
         nodes = [joined.get(node.output[0], node) for node in model.graph.node]
-        _keep(model.graph, _read(nodes, graph.kept))
+        keep_read(model.graph, nodes)
     return len(joined)
 
 
-def _attention(graph: _Graph, softmax: Any) -> tuple[Any, Any] | None:
+def _attention(graph: Graph, softmax: Any) -> tuple[Any, Any] | None:
     """The node that makes the result of attention, and the operator in its place."""
     import onnx
 
@@ -120,9 +68,9 @@ def _attention(graph: _Graph, softmax: Any) -> tuple[Any, Any] | None:
                 scores, masks = graph.maker(own, "MatMul"), [other]
     if scores is None or graph.reader(softmax.input[0], "Softmax") is None:
         return None
-    query = graph.heads(scores.input[0], TO_HEADS)
-    key = graph.heads(scores.input[1], TO_COLUMNS)
-    value = graph.heads(weighted.input[1], TO_HEADS)
+    query = _heads(graph, scores.input[0], TO_HEADS)
+    key = _heads(graph, scores.input[1], TO_COLUMNS)
+    value = _heads(graph, weighted.input[1], TO_HEADS)
     if query is None or key is None or value is None:
         return None
     if not query.heads == key.heads == value.heads:
@@ -130,7 +78,7 @@ def _attention(graph: _Graph, softmax: Any) -> tuple[Any, Any] | None:
     if masks and not _fits(graph.shape(masks[0]), query, key):
         return None
     turned = graph.reader(weighted.output[0], "Transpose")
-    if turned is None or _permutation(turned) != TO_HEADS:
+    if turned is None or permutation(turned) != TO_HEADS:
         return None
     flat = graph.reader(turned.output[0], "Reshape")
     if flat is None or graph.shape(flat.output[0])[1:2] != (query.tokens,):
@@ -148,6 +96,23 @@ def _attention(graph: _Graph, softmax: Any) -> tuple[Any, Any] | None:
     )
 
 
+def _heads(graph: Graph, name: str, order: tuple[int, ...]) -> _Heads | None:
+    """What a tensor of heads is made of, if by nothing but a reshape and that permutation."""
+    turned = graph.maker(name, "Transpose")
+    if turned is None or permutation(turned) != order:
+        return None
+    cut = graph.maker(turned.input[0], "Reshape")
+    if cut is None or graph.maker(cut.input[0], "Transpose") is not None:
+        return None
+    flat, parts = graph.shape(cut.input[0]), graph.shape(cut.output[0])
+    if len(flat) != 3 or len(parts) != 4 or None in (*flat[1:], *parts[1:]):
+        return None
+    _, tokens, heads, channels = parts
+    if flat[1:] != (tokens, heads * channels):  # type: ignore[operator]
+        return None
+    return _Heads(cut.input[0], flat[0], tokens, heads)
+
+
 def _fits(mask: Shape, query: _Heads, key: _Heads) -> bool:
     """Whether a mask has a row for each query, one column a key, and before them what is usual.
 
@@ -159,33 +124,4 @@ def _fits(mask: Shape, query: _Heads, key: _Heads) -> bool:
 
 
 def _is_last_axis(softmax: Any) -> bool:
-    axes = [attribute.i for attribute in softmax.attribute if attribute.name == "axis"]
-    return axes in ([], [-1])
-
-
-def _permutation(transpose: Any) -> list[int]:
-    return [i for attribute in transpose.attribute for i in attribute.ints]
-
-
-def _read(nodes: list[Any], outputs: set[str]) -> list[Any]:
-    """Nodes something of which is read."""
-    wanted, read = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            read.append(node)
-    return read[::-1]
-
-
-def _keep(graph: Any, nodes: list[Any]) -> None:
-    """Leave nothing in the graph but these nodes and what they make and read."""
-    import onnx
-
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    used = {name for node in copies for name in (*node.input, *node.output)}
-    for part in (graph.value_info, graph.initializer):
-        unused = [index for index, entry in enumerate(part) if entry.name not in used]
-        for index in reversed(unused):
-            del part[index]
+    return bool(attribute(softmax, "axis", -1) == -1)

@@ -22,9 +22,9 @@ __all__ = ["keep_norms_apart"]
 PARTS = {"ReduceMean", "Sub"}
 
 
-def keep_norms_apart(graph: Any) -> int:
-    """Rewrite sums of an ONNX graph in place; returns how many."""
-    readers, makers = defaultdict(list), {}
+def keep_norms_apart(model: Any) -> int:
+    """Rewrite sums of an ONNX model in place; returns how many."""
+    graph, readers, makers = model.graph, defaultdict(list), {}
     for node in graph.node:
         for name in node.input:
             readers[name].append(node)

@@ -76,12 +76,12 @@ def test_a_residual_that_is_read_elsewhere_stays(tmp_path):
     assert operators(exported(PreNorm(), tmp_path))["Sum"] == 0
 
 
-def graph_of(nodes, constants=()):
+def model_of(nodes, constants=()):
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 4, 4])
     out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1, 4, 4, 4])
     held = [onnx.helper.make_tensor(n, onnx.TensorProto.FLOAT, [4], [1.0] * 4) for n in constants]
     made = [onnx.helper.make_node(op, ins, [out]) for op, ins, out in nodes]
-    return onnx.helper.make_graph(made, "g", [value], [out], held)
+    return onnx.helper.make_model(onnx.helper.make_graph(made, "g", [value], [out], held))
 
 
 NORM = ("LayerNormalization", ["sum", "w"], "out")
@@ -95,6 +95,6 @@ LEFT = {
 
 @pytest.mark.parametrize("case", LEFT)
 def test_leaves(case):
-    graph = graph_of(LEFT[case], ["w", "b"])
-    assert keep_norms_apart(graph) == 0
-    assert "Sum" not in {node.op_type for node in graph.node}
+    model = model_of(LEFT[case], ["w", "b"])
+    assert keep_norms_apart(model) == 0
+    assert "Sum" not in {node.op_type for node in model.graph.node}
