@@ -104,6 +104,15 @@ class Workbench:
         """The same of the model that is written the usual way."""
         return useful_passes(self.textbook)
 
+    @cached_property
+    def useful_rewrites(self) -> set[str]:
+        """What the exporter for onnxruntime rewrites."""
+        from edgevit.verbs.export import export_source, make_plan
+
+        bundle = export_source(self.source, make_plan("onnx"), self.own_folder())
+        counts = bundle.artifact("onnx")["facts"]["rewritten"]
+        return {name for name, count in counts.items() if count}
+
     def own_folder(self) -> Path:
         """A folder that nobody has written to."""
         self._exports += 1
@@ -309,23 +318,21 @@ def ours(
     return bundle.path / str(bundle.manifest["artifacts"][name]["file"])
 
 
-def norms_fused(bench: Workbench) -> Path:
-    """edgevit's own file, but with sums before norms that onnxruntime fuses with them.
+def rewritten_but(bench: Workbench, *, rule: str) -> Path:
+    """edgevit's own file without one of what its exporter rewrites for onnxruntime.
 
     Raises:
-        NothingToDoError: there are none.
+        NothingToDoError: that finds nothing here.
     """
-    import onnx
+    from unittest import mock
 
-    path = ours(bench, runner="onnxruntime")
-    model = onnx.load(path)
-    sums = [node for node in model.graph.node if node.op_type == "Sum" and len(node.input) == 2]
-    if not sums:
+    from exporters import onnx
+
+    if rule not in bench.useful_rewrites:
         raise NothingToDoError
-    for node in sums:
-        node.op_type = "Add"
-    onnx.save(model, path)
-    return path
+    kept = tuple(each for each in onnx.REWRITES if each.__name__ != rule)
+    with mock.patch.object(onnx, "REWRITES", kept):
+        return ours(bench, runner="onnxruntime")
 
 
 def attention_joined(bench: Workbench) -> Path:
@@ -380,17 +387,19 @@ def pass_candidates() -> list[Candidate]:
     way.
     """
     from edgevit.passes import EXACT, TIDYING
+    from exporters.onnx import REWRITES
 
     spelling = "spell_out_attention"
     chosen = [name for name in EXACT if name not in (*TIDYING, spelling)]
     without = [_ours(f"without {name}", without=name) for name in chosen]
-    fused = Candidate("without keep_norms_apart", onnx_session, norms_fused, ours=True)
+    make = {r.__name__: functools.partial(rewritten_but, rule=r.__name__) for r in REWRITES}
+    others = [Candidate(f"without {n}", onnx_session, m, ours=True) for n, m in make.items()]
     joined = Candidate("with attention joined", onnx_session, attention_joined, ours=True)
     usual = [
         _ours("of the usual way", textbook=True),
         _ours(f"of the usual way, without {spelling}", textbook=True, without=spelling),
     ]
-    return [_ours(OURS), _ours(CONTROL), *without, fused, joined, *usual]
+    return [_ours(OURS), _ours(CONTROL), *without, *others, joined, *usual]
 
 
 LITERT = ("litert_torch", "ai_edge_litert")
