@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from edgevit.errors import ConversionError, EdgevitError
 from edgevit.garbage import collector_paused
@@ -52,8 +53,12 @@ class Program:
             return self.origin
         return capture(self.graph_module(), self.inputs, dynamic_batch=self.dynamic_batch).exported
 
-    def graph_module(self) -> fx.GraphModule:
+    def graph_module(self, *, lazy: bool = False) -> fx.GraphModule:
         """A GraphModule of the program, parameters as attributes, without input guards.
+
+        Args:
+            lazy: make code of it no sooner than it is called, which a graph that is rewritten
+                never is; until then it has no signature that ``torch.export`` could go by.
 
         The graph is a new one, the parameters are the program's own: replace them, never change
         their values.
@@ -63,7 +68,7 @@ class Program:
             warnings.simplefilter("ignore", FutureWarning)
             graph = copy.deepcopy(self._unlifted.graph)
         # An exported module refuses .train(), which some exporters call; a plain one does not.
-        return fx.GraphModule(self._unlifted, graph)
+        return (_LazyGraphModule if lazy else fx.GraphModule)(self._unlifted, graph)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the program; inputs and outputs in the order of ``inputs`` and ``outputs``."""

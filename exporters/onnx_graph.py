@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ class Graph:
     """Who makes and who reads what, and what shape it has.
 
     Args:
-        model: an ONNX model; what is told of it holds until it is rewritten.
+        model: an ONNX model; what is told of it holds until it is rewritten, which must not be
+            before shapes were asked for.
     """
 
     def __init__(self, model: Any) -> None:
@@ -42,7 +44,12 @@ class Graph:
             self.makers.update(dict.fromkeys(node.output, node))
         self.kept = {value.name for value in model.graph.output}
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.shapes = _shapes(model)
+        self._model = model
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Of every tensor that onnx's own inference knows, looked for when first asked."""
+        return _shapes(self._model)
 
     def maker(self, name: str, operator: str) -> Any | None:
         """The node that makes a tensor, if it is one of that operator."""

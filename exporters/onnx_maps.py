@@ -56,9 +56,9 @@ Swap = tuple[Any, Any, Shape, tuple[int, ...]]
 
 def _into_map(graph: Graph, turned: Any) -> Swap | None:
     cut = graph.reader(turned.output[0], "Reshape")
-    if cut is None or not _is_cut(graph.shape(turned.output[0]), graph.shape(cut.output[0])):
+    if cut is None or any(r.op_type != "Conv" for r in graph.readers[cut.output[0]]):
         return None
-    if any(reader.op_type != "Conv" for reader in graph.readers[cut.output[0]]):
+    if not _is_cut(graph.shape(turned.output[0]), graph.shape(cut.output[0])):
         return None
     _, channels, rows, columns = graph.shape(cut.output[0])
     return turned, cut, (0, rows, columns, channels), CHANNELS_FIRST
@@ -68,12 +68,12 @@ def _out_of_map(graph: Graph, turned: Any) -> Swap | None:
     joined = graph.maker(turned.input[0], "Reshape")
     if joined is None or graph.reader(joined.output[0], "Transpose") is None:
         return None
-    if not _is_cut(graph.shape(joined.output[0]), graph.shape(joined.input[0])):
-        return None
     maker = graph.makers.get(joined.input[0])
     if maker is None or maker.op_type not in IN_BLOCKS:
         return None
     if any(_reads_through(graph, reader) for reader in graph.readers[turned.output[0]]):
+        return None
+    if not _is_cut(graph.shape(joined.output[0]), graph.shape(joined.input[0])):
         return None
     _, channels, tokens = graph.shape(joined.output[0])
     return joined, turned, (0, tokens, channels), CHANNELS_LAST

@@ -57,7 +57,7 @@ def by_torchscript(program: Program, opset: int, path: Path) -> Any:
     try:
         with quiet(), torch.no_grad():
             torch.onnx.export(
-                make_traceable(program.graph_module()),
+                make_traceable(program.graph_module(lazy=True)),
                 tuple(torch.from_numpy(array) for array in example(program)),
                 path,
                 dynamo=False,

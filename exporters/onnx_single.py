@@ -52,10 +52,20 @@ REDUCTIONS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "R
 
 def leave_out_batch(model: Any) -> int:
     """Rewrite an ONNX model in place; returns how many permutations are read through."""
-    plan = _Plan(Graph(model), model.graph.node)
+    graph = Graph(model)
+    if not any(_may_be_read_through(graph, node) for node in model.graph.node):
+        return 0
+    plan = _Plan(graph, model.graph.node)
     if saved := plan.settle():
         _Writer(plan).write(model)
     return saved
+
+
+def _may_be_read_through(graph: Graph, node: Any) -> bool:
+    """Whether a node is a permutation of heads before nothing but products."""
+    if node.op_type != "Transpose" or permutation(node) not in READ_THROUGH:
+        return False
+    return {reader.op_type for reader in graph.readers[node.output[0]]} == {"MatMul"}
 
 
 class _Plan:
@@ -124,10 +134,7 @@ class _Plan:
 
     def _is_saved(self, node: Any) -> bool:
         """Whether it is a permutation that products read through."""
-        if not self.is_bare(node) or node.op_type != "Transpose":
-            return False
-        readers = {reader.op_type for reader in self.graph.readers[node.output[0]]}
-        return permutation(node) in READ_THROUGH and readers == {"MatMul"}
+        return self.is_bare(node) and _may_be_read_through(self.graph, node)
 
     def _makers(self, node: Any) -> list[Any | None]:
         """Of what it reads with a batch; None is an input of the graph."""

@@ -48,12 +48,13 @@ def _summed(graph: Graph, node: Any) -> int | None:
     """How many numbers make one, where they are those of the second last axis; None elsewhere."""
     if node.op_type not in {"ReduceSum", "ReduceMean"} or graph.is_constant(node.input[0]):
         return None
-    shape, axes = graph.shape(node.input[0]), attribute(node, "axes")
+    axes = attribute(node, "axes")
     if axes is None and len(node.input) > 1:
         axes = graph.constant(node.input[1])
-    if axes is None or len(axes) != 1 or len(shape) < 2:
+    if axes is None or len(axes) != 1 or int(axes[0]) == -1:
         return None
-    return shape[-2] if int(axes[0]) in {-2, len(shape) - 2} else None
+    shape = graph.shape(node.input[0])
+    return shape[-2] if len(shape) > 1 and int(axes[0]) in {-2, len(shape) - 2} else None
 
 
 def _product(graph: Graph, node: Any, size: int, constants: dict[str, Any]) -> list[Any]:

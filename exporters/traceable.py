@@ -55,7 +55,7 @@ ASSERTIONS = {
 
 
 def make_traceable(graph: fx.GraphModule) -> fx.GraphModule:
-    """Rewrite a fresh GraphModule of a program in place, and give it back."""
+    """Rewrite a fresh GraphModule of a program in place, and give back one that runs."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function":
             _rewrite(graph.graph, node)
@@ -64,8 +64,7 @@ def make_traceable(graph: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and node.target is not operator.getitem:
             _push_scope(graph.graph, node)
     graph.graph.lint()
-    graph.recompile()
-    return graph
+    return fx.GraphModule(graph, graph.graph)
 
 
 def layer_in_name(name: str) -> str:

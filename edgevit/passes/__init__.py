@@ -92,7 +92,7 @@ def run_passes(program: Program, names: Sequence[str]) -> tuple[Program, tuple[P
     from torch import fx
 
     chosen = passes(names)
-    module = program.graph_module()
+    module = program.graph_module(lazy=True)
     reports = []
     module.graph.eliminate_dead_code()
     for rule in chosen:
