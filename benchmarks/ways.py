@@ -29,6 +29,7 @@ __all__ = [
     "OURS",
     "USUAL",
     "USUAL_EXECUTORCH",
+    "WITH_JOINED",
     "Candidate",
     "NothingToDoError",
     "Workbench",
@@ -40,6 +41,7 @@ __all__ = [
 NAIVE = "naive"
 OURS = "edgevit, onnxruntime"
 JOINED = "edgevit, attention joined"
+WITH_JOINED = "with attention joined"
 CONTROL = "the same again"
 USUAL = "naive, written the usual way"
 EXECUTORCH = "ExecuTorch, naive"
@@ -394,7 +396,7 @@ def pass_candidates() -> list[Candidate]:
     without = [_ours(f"without {name}", without=name) for name in chosen]
     make = {r.__name__: functools.partial(rewritten_but, rule=r.__name__) for r in REWRITES}
     others = [Candidate(f"without {n}", onnx_session, m, ours=True) for n, m in make.items()]
-    joined = Candidate("with attention joined", onnx_session, attention_joined, ours=True)
+    joined = Candidate(WITH_JOINED, onnx_session, attention_joined, ours=True)
     usual = [
         _ours("of the usual way", textbook=True),
         _ours(f"of the usual way, without {spelling}", textbook=True, without=spelling),

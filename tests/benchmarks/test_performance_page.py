@@ -368,7 +368,7 @@ def test_a_race_with_a_floor_ends_when_it_is_told():
     assert races.is_told([timed(1.0), timed(1.2)], peers.FLOOR)
     assert not races.is_told([timed(1.0), timed(1.02, step=2)], peers.FLOOR)
     assert not races.is_told([timed(1.0)], peers.FLOOR)
-    assert [kind.floor for kind in KINDS] == [None, None, None, peers.FLOOR, peers.FLOOR]
+    assert [kind.floor for kind in KINDS] == [None, None, None, peers.FLOOR, peers.FLOOR, None]
 
 
 def test_a_row_is_measured_anew_when_what_writes_its_files_has_changed(tmp_path):
