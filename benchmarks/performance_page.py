@@ -67,8 +67,8 @@ whose attention is not.
 """
 CHOICES = """\
 Against naive, and with nothing in the process but these files, so a row disturbs itself least: what
-the targets are judged by. *Without* are files that lack one of the rewrites, *with attention joined*
-those of opset 23. A dash: there is nothing to rewrite or to join.
+the targets are judged by. *Without* are files that lack one of the rewrites, *with attention
+joined* those of opset 23. A dash: there is nothing to rewrite or to join.
 """
 SHARES = """\
 ### Share of the machine's peak

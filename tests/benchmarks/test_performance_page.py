@@ -125,6 +125,51 @@ def test_attention_joined_counts_where_it_is_faster(record):
     assert f"**holds**: {said}" in page(record)
 
 
+@pytest.mark.parametrize(
+    ("ms", "choice", "said"),
+    [
+        (9.0, {}, "**holds**: pvt_tiny in onnxruntime: 1.111 ± 0 of naive; 1.10 wanted"),
+        (
+            9.5,
+            {"with attention joined": 9.0},
+            "**holds**: pvt_tiny in onnxruntime: 1.053 ± 0 of naive, the fastest of 2 choices "
+            "1.111 ± 0 (with attention joined); 1.10 wanted",
+        ),
+        (
+            9.5,
+            {"without turn_maps": 9.3},
+            "**out of reach of every choice**: pvt_tiny in onnxruntime: 1.053 ± 0 of naive, the "
+            "fastest of 2 choices 1.075 ± 0 (without turn_maps); 1.10 wanted",
+        ),
+        # One that nobody gets without asking for it does not count, but it is not out of reach.
+        (
+            9.5,
+            {"without turn_maps": 9.0},
+            "**missed**: pvt_tiny in onnxruntime: 1.053 ± 0 of naive, the fastest of 2 choices "
+            "1.111 ± 0 (without turn_maps); 1.10 wanted",
+        ),
+    ],
+)
+def test_a_race_of_every_choice_is_what_a_gain_is_judged_by(record, ms, choice, said):
+    candidates = {"naive": entry(10), "the same again": entry(8)}
+    candidates["edgevit, onnxruntime"] = entry(ms, ours=True)
+    candidates |= {name: entry(value, ours=True) for name, value in choice.items()}
+    record["choices"] = {"pvt_tiny": row(candidates=candidates)}
+    text = page(record)
+    assert said in text
+    assert "**holds**: deit_small in onnxruntime: 1.053 of naive; 1.03 wanted" in text
+    assert "Every choice for onnxruntime" in text
+
+
+def test_what_a_loud_race_cannot_tell_is_not_out_of_reach(record):
+    own = entry(9.5, ours=True)
+    luck = (0.94, 1.0, 1.06)
+    own["us"] = [[us * by for us in times] for times, by in zip(own["us"], luck, strict=True)]
+    candidates = {"naive": entry(10), "edgevit, onnxruntime": own}
+    record["choices"] = {"pvt_tiny": row(candidates=candidates)}
+    assert "**missed**: pvt_tiny in onnxruntime: 1.0" in page(record)
+
+
 def test_the_page_names_who_fell_behind(record):
     record["batch-1"]["pvt_tiny"]["candidates"]["edgevit, openvino"] = entry(9, ours=True)
     record["batch-16"] = {"elevit": row()}
