@@ -119,11 +119,13 @@ def _lower(program: Program, path: Path, *, xnnpack: bool) -> tuple[Counter[str]
             from executorch.exir import to_edge_transform_and_lower
 
             from exporters.executorch_layout import softmax_in_rows
+            from exporters.executorch_products import products_in_batches
             from exporters.xnnpack_taps import cut_depthwise
 
             partitioners = [XnnpackPartitioner()] if xnnpack else []
             if xnnpack:
                 source, rewritten["cut_depthwise"] = cut_depthwise(softmax_in_rows(program))
+            source, rewritten["products_in_batches"] = products_in_batches(source)
             edge = to_edge_transform_and_lower(source.exported, partitioner=partitioners)
             lowered = edge.to_executorch()
             path.write_bytes(lowered.buffer)

@@ -207,3 +207,37 @@ def test_elevit_agrees(tmp_path):
 @pytest.mark.parametrize("name", ["elementwise", "softmax", "sima", "xca", "linformer"])
 def test_blocks_agree(name, tmp_path):
     assert error_in_file(block(name, projections=name == "linformer"), tmp_path) <= ROUNDING
+
+
+def attention(m, x):
+    q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    return ((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("xnnpack", [True, False])
+def test_no_factor_of_a_product_is_copied(xnnpack, tmp_path):
+    layers = {name: nn.Linear(16, 16) for name in "qkv"}
+    program = program_of(attention, (2, 6, 16), **layers)
+    artifact = write(EXPORTER, program, tmp_path, xnnpack=xnnpack)
+    assert artifact.facts["rewritten"]["products_in_batches"] == 2
+    assert "aten.expand_copy.out" not in artifact.facts["operators"]
+    if xnnpack:  # nothing is left that it could not do in one go
+        assert artifact.facts["operators"] == {DELEGATE: 1}
+    (runner,) = EXPORTER.load(artifact, tmp_path)
+    assert error_of(runner, program) <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda m, x: m.q(x) @ m.v.weight,
+        lambda m, x: m.q(x) @ m.v.bias,
+    ],
+    ids=["of one matrix", "with a vector"],
+)
+def test_other_products_are_left(product, tmp_path):
+    program = program_of(product, (2, 6, 16), q=nn.Linear(16, 16), v=nn.Linear(16, 16))
+    artifact = write(EXPORTER, program, tmp_path)
+    assert artifact.facts["rewritten"]["products_in_batches"] == 0
+    (runner,) = EXPORTER.load(artifact, tmp_path)
+    assert error_of(runner, program) <= ROUNDING
