@@ -27,7 +27,10 @@ def written(tokens, width, order, folder):
     }
     operators = {node.op_type for node in graph.node}
     assert not operators & {"If", "Shape", "Where", "Loop"}
-    products = [shapes[n.output[0]] for n in graph.node if n.op_type == "MatMul"]
+    # Norms are sums over tokens, which the file has as products with ones.
+    given = {tensor.name for tensor in graph.initializer}
+    made = [n for n in graph.node if n.op_type == "MatMul" and n.input[0] not in given]
+    products = [shapes[node.output[0]] for node in made]
     return program, OnnxExporter().load(artifact, folder)[0], products
 
 
