@@ -12,32 +12,23 @@ would. So is attention whose scores are changed by anything but the sum of a mas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from exporters.onnx_graph import Graph, Shape, attribute, keep_read, permutation
+from exporters.onnx_graph import (
+    TO_HEADS,
+    Graph,
+    Heads,
+    Shape,
+    attribute,
+    heads_of,
+    keep_read,
+    permutation,
+)
 
 __all__ = ["join_attention"]
 
-#: Tokens of a batch to tokens of a head, and to the columns of a head.
-TO_HEADS, TO_COLUMNS = (0, 2, 1, 3), (0, 2, 3, 1)
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """A tensor of the graph that holds heads side by side.
-
-    Args:
-        name: of the tensor, of shape (batch, tokens, heads x channels).
-        batch: how many rows; None where that varies.
-        tokens: how many.
-        heads: how many.
-    """
-
-    name: str
-    batch: int | None
-    tokens: int | None
-    heads: int | None
+#: From (batch, tokens, heads, channels) to the columns of each head.
+TO_COLUMNS = (0, 2, 3, 1)
 
 
 def join_attention(model: Any) -> int:
@@ -96,29 +87,18 @@ def _attention(graph: Graph, softmax: Any) -> tuple[Any, Any] | None:
     )
 
 
-def _heads(graph: Graph, name: str, order: tuple[int, ...]) -> _Heads | None:
-    """What a tensor of heads is made of, if by nothing but a reshape and that permutation."""
-    turned = graph.maker(name, "Transpose")
-    if turned is None or permutation(turned) != order:
-        return None
-    cut = graph.maker(turned.input[0], "Reshape")
-    if cut is None or graph.maker(cut.input[0], "Transpose") is not None:
-        return None
-    flat, parts = graph.shape(cut.input[0]), graph.shape(cut.output[0])
-    if len(flat) != 3 or len(parts) != 4 or None in (*flat[1:], *parts[1:]):
-        return None
-    _, tokens, heads, channels = parts
-    if flat[1:] != (tokens, heads * channels):  # type: ignore[operator]
-        return None
-    return _Heads(cut.input[0], flat[0], tokens, heads)
+def _heads(graph: Graph, name: str, order: tuple[int, ...]) -> Heads | None:
+    """What a tensor of heads is made of, where channels did not come first before."""
+    found = heads_of(graph, name, order)
+    return found if found and graph.maker(found.name, "Transpose") is None else None
 
 
-def _fits(mask: Shape, query: _Heads, key: _Heads) -> bool:
+def _fits(mask: Shape, query: Heads, key: Heads) -> bool:
     """Whether a mask has a row for each query, one column a key, and before them what is usual.
 
     That is nothing, heads, or the batch and heads; shifted windows have a mask for each of both.
     """
-    several = {(), *((rows,) for rows in (1, query.heads))}
+    several: set[Shape] = {(), *((rows,) for rows in (1, query.heads))}
     several |= {(batch, *rows) for batch in (1, query.batch) for rows in several if rows}
     return mask[-2:] == (query.tokens, key.tokens) and mask[:-2] in several
 

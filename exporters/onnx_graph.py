@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "TO_HEADS",
     "Graph",
+    "Heads",
     "Shape",
     "add_constants",
     "attribute",
     "forget_shapes",
+    "heads_of",
     "keep_read",
     "permutation",
     "sizes_name",
@@ -25,6 +29,27 @@ __all__ = [
 Shape = tuple[int | None, ...]
 #: Constants of more numbers are weights, which the shape of nothing else depends on.
 WEIGHT = 4096
+#: From (batch, tokens, heads, channels) to the tokens of each head.
+TO_HEADS = (0, 2, 1, 3)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A tensor of the graph that holds heads side by side.
+
+    Args:
+        name: of the tensor, of shape (batch, tokens, heads x channels).
+        batch: how many rows; None where that varies.
+        tokens: how many.
+        heads: how many.
+        channels: of each head.
+    """
+
+    name: str
+    batch: int | None
+    tokens: int
+    heads: int
+    channels: int
 
 
 class Graph:
@@ -101,6 +126,25 @@ def _shapes(model: Any) -> dict[str, Shape]:
         dims = value.type.tensor_type.shape.dim
         shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
     return shapes
+
+
+def heads_of(graph: Graph, name: str, order: Sequence[int] = TO_HEADS) -> Heads | None:
+    """What a tensor of heads is made of, if by nothing but a reshape and that permutation."""
+    turned = graph.maker(name, "Transpose")
+    if turned is None or tuple(permutation(turned)) != tuple(order):
+        return None
+    cut = graph.maker(turned.input[0], "Reshape")
+    if cut is None:
+        return None
+    flat, parts = graph.shape(cut.input[0]), graph.shape(cut.output[0])
+    if len(flat) != 3 or len(parts) != 4:
+        return None
+    _, tokens, heads, channels = parts
+    if tokens is None or heads is None or channels is None:
+        return None
+    if flat[1:] != (tokens, heads * channels):
+        return None
+    return Heads(cut.input[0], flat[0], tokens, heads, channels)
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:

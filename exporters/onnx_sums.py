@@ -19,12 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from exporters.onnx_graph import Graph, add_constants, attribute, keep_read, permutation, sizes_name
+from exporters.onnx_graph import (
+    Graph,
+    Heads,
+    add_constants,
+    attribute,
+    heads_of,
+    keep_read,
+    sizes_name,
+)
 
 __all__ = ["sums_as_products"]
-
-#: From (batch, tokens, heads, channels).
-TO_HEADS = (0, 2, 1, 3)
 
 
 def sums_as_products(model: Any) -> int:
@@ -70,13 +75,13 @@ def _product(graph: Graph, node: Any, size: int, constants: dict[str, Any]) -> l
     found = _before_heads(graph, node.input[0])
     if found is None:
         return [onnx.helper.make_node("MatMul", [ones, node.input[0]], [result], name=name)]
-    flat, maker, heads, channels = found
-    cut = (0, heads, *(1,) * keeps, channels)
+    maker, heads = found
+    cut = (0, heads.heads, *(1,) * keeps, heads.channels)
     constants[sizes := sizes_name(cut)] = np.asarray(cut, np.int64)
     each, summed = f"{result}::each", f"{result}::flat"
     changed = onnx.NodeProto.FromString(maker.SerializeToString())
     changed.name = f"{maker.name}_of_tokens"
-    changed.input[:] = [flat if entry == maker.input[0] else entry for entry in maker.input]
+    changed.input[:] = [heads.name if n == maker.input[0] else n for n in maker.input]
     changed.output[:] = [each]
     return [
         changed,
@@ -90,13 +95,8 @@ def _product(graph: Graph, node: Any, size: int, constants: dict[str, Any]) -> l
     ]
 
 
-def _before_heads(graph: Graph, name: str) -> tuple[str, Any, int, int] | None:
-    """The tokens that heads are cut from, and what is done to each number of the heads.
-
-    Returns:
-        The tokens, of shape (batch, tokens, heads x channels); the node, of which nothing but the
-        sum reads the result; heads and channels.
-    """
+def _before_heads(graph: Graph, name: str) -> tuple[Any, Heads] | None:
+    """What is done to each number of heads, of which nothing but the sum reads the result."""
     maker = graph.makers.get(name)
     if maker is None or len(graph.readers[name]) != 1 or name in graph.kept:
         return None
@@ -104,14 +104,5 @@ def _before_heads(graph: Graph, name: str) -> tuple[str, Any, int, int] | None:
     scalars = all(graph.is_constant(entry) and graph.shape(entry) == () for entry in others)
     if maker.op_type not in {"Abs", "Mul", "Pow"} or not scalars:
         return None
-    turned = graph.maker(own, "Transpose")
-    cut = turned and graph.maker(turned.input[0], "Reshape")
-    if cut is None or permutation(turned) != TO_HEADS:
-        return None
-    flat, parts = graph.shape(cut.input[0]), graph.shape(cut.output[0])
-    if len(flat) != 3 or len(parts) != 4 or None in (*flat[1:], *parts[1:]):
-        return None
-    batch, tokens, heads, channels = parts
-    if flat != (batch, tokens, heads * channels):  # type: ignore[operator]
-        return None
-    return cut.input[0], maker, heads, channels  # type: ignore[return-value]
+    heads = heads_of(graph, own)
+    return (maker, heads) if heads else None
