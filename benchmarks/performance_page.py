@@ -48,6 +48,10 @@ five-dimensional permutations, so naive files of it are good ones. *Attention jo
 opset 23 for onnxruntime, one operator for each attention that can be one (`--option
 onnx.attention=true`), which is not done unless asked for; a dash where there is none. *wrong*:
 outputs off by more than 1e-4 of their scale; *absent*: not installed where this was measured.
+
+Rows that were measured before 2026-11-30T08 are of files without sums as products, maps turned in
+one step, heads without a batch of one (ONNX) and products without copies (ExecuTorch): all but
+those of *Every choice for onnxruntime*.
 """
 TITLES = {
     "batch-1": "Batch 1, every way to make and run a file",
