@@ -55,8 +55,8 @@ class OnnxOptions(ExporterOptions):
             ``attention``. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
         rewrite: write what onnxruntime runs fast in place of what means the same, see
-            :mod:`exporters.onnx_norms`, ``onnx_sums``, ``onnx_maps`` and ``onnx_single``. Others
-            gain nothing by it.
+            :mod:`exporters.onnx_norms`, ``onnx_sums``, ``onnx_maps`` and ``onnx_single``. What it
+            does to the speed of other runtimes was not measured.
         attention: write attention as one operator, see :mod:`exporters.onnx_attention`; runtimes
             know it since they read opset 23 (onnxruntime 1.23).
         simplify: run onnxsim over the model.
