@@ -19,12 +19,14 @@ import numpy as np
 from edgevit.errors import ConversionError, MissingExtraError, OptionError
 from exporters.base import Array, Artifact, CannotVerifyError, ExporterOptions, Runner
 from exporters.onnx_attention import join_attention
+from exporters.onnx_biases import join_biases
 from exporters.onnx_checks import check_model, check_runs, open_session, run_session
 from exporters.onnx_maps import turn_maps
 from exporters.onnx_norms import keep_norms_apart
 from exporters.onnx_routes import WRITERS, restore_inputs, simplified
 from exporters.onnx_single import leave_out_batch
 from exporters.onnx_sums import sums_as_products
+from exporters.onnx_turns import join_turns
 
 if TYPE_CHECKING:
     from edgevit.capture import Program
@@ -41,9 +43,11 @@ USUAL_OPSET, GELU_OPSET = 17, 20
 #: The first opset in which attention is one operator.
 ATTENTION_OPSET = 23
 AUTO = "auto"
-#: What onnxruntime runs faster than what means the same. The last one reads through permutations
-#: that those before it leave.
-REWRITES = (keep_norms_apart, sums_as_products, turn_maps, leave_out_batch)
+#: What onnxruntime runs faster than what means the same. A batch is left out where permutations are
+#: left by those before; then some scores are matrices that were none.
+REWRITES = (
+    keep_norms_apart, sums_as_products, turn_maps, join_turns, leave_out_batch, join_biases,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ class OnnxOptions(ExporterOptions):
             ``attention``. Boards with old runtimes need old ones (onnxruntime 1.10: at most 15).
         ir_version: of the file format, at least what the opset needs; just that if None.
         rewrite: write what onnxruntime runs fast in place of what means the same, see
-            :mod:`exporters.onnx_norms`, ``onnx_sums``, ``onnx_maps`` and ``onnx_single``. What it
-            does to the speed of other runtimes was not measured.
+            :mod:`exporters.onnx_norms`, ``onnx_sums``, ``onnx_maps``, ``onnx_turns``,
+            ``onnx_single`` and ``onnx_biases``. What it does to the speed of other runtimes was not
+            measured.
         attention: write attention as one operator, see :mod:`exporters.onnx_attention`; runtimes
             know it since they read opset 23 (onnxruntime 1.23).
         simplify: run onnxsim over the model.
