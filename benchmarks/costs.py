@@ -1,6 +1,6 @@
-"""What exporting and benching cost, and large depthwise convolutions, for the page of races.
+"""What exporting and benching cost, and what parts of models take, for the page of races.
 
-python -m benchmarks.costs [depthwise export_cost agent_overhead two_percent] [--publish]
+python -m benchmarks.costs [depthwise border export_cost agent_overhead two_percent] [--publish]
 
 ``--publish`` writes ``docs/costs.json`` and ends with 3 where the machine is busy; the
 benchmarks run by themselves as well.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import agent_overhead, depthwise, export_cost, two_percent
+from benchmarks import agent_overhead, border, depthwise, export_cost, two_percent
 from benchmarks.peers import SETTLE_S, BusyError, settle
 from benchmarks.record import COSTS, read_record
 from devices.agent.facts import cpu
@@ -25,11 +25,14 @@ from edgevit.versions import tool_versions
 
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "depthwise": depthwise.table,
+    "border": border.table,
     "export_cost": export_cost.table,
     "agent_overhead": agent_overhead.table,
     "two_percent": two_percent.table,
 }
-PACKAGES = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "executorch", "edgevit")
+PACKAGES = (
+    "torch", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "executorch", "edgevit",
+)  # fmt: skip
 
 
 def measure(names: Sequence[str], file: Path | None, settle_s: float = SETTLE_S) -> int:

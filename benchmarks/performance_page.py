@@ -83,6 +83,7 @@ other than products costs, and products of awkward shape.
 """
 COSTS_TITLES = {
     "depthwise": "Large depthwise convolutions, whole and in parts",
+    "border": "XCiT's BatchNorms between padded convolutions, kept and folded with their border",
     "export_cost": "A verified ONNX bundle against torch's bare exporters",
     "agent_overhead": "The agent's own part in a time",
     "two_percent": "How long a bench must be to see two percent",

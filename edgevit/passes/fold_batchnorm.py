@@ -18,6 +18,10 @@ goes back through both terms or not at all:
     bn(a + b) = (s ⊙ a + t) + s ⊙ b
 
 A weight that serves elsewhere as well is copied for the place that is folded into.
+
+A padded convolution behind could take in t as well with a map of constants added to its result,
+which has the border right. That is an operator for an operator: XCiT, whose BatchNorms lie between
+two depthwise convolutions, gains nothing by it in any runtime (``python -m benchmarks.border``).
 """
 
 from __future__ import annotations

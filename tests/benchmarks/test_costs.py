@@ -1,11 +1,15 @@
 """What is told of an export's cost, and of how long two percent take to be seen."""
 
 import numpy as np
+import torch
 
 from benchmarks import depthwise
+from benchmarks.border import FoldedInteraction
 from benchmarks.export_cost import CAPTURE, DEFAULT, LEAST, OLDER, OURS, lines
 from benchmarks.two_percent import differs, differs_paired, rates
 from benchmarks.two_percent import lines as two_percent_lines
+from edgevit.zoo.models.xcit import LocalPatchInteraction
+from edgevit.zoo.randomize import randomize_
 
 
 def cost(seconds, mib=500.0):
@@ -88,3 +92,15 @@ def test_the_table_of_depthwise_convolutions_has_a_ratio_for_each_runtime():
     assert row == (
         "| SOFT-T, first stage | 64, 56 x 56, 9 x 9 | 8.000 | 4.00 ± 0.00 | 9.000 | 1.00 ± 0.00 |"
     )
+
+
+def test_a_batchnorm_is_folded_with_its_border():
+    whole = randomize_(LocalPatchInteraction(8, (4, 5))).eval()
+    layer_scale, x = torch.rand(8), torch.randn(2, 20, 8)
+    with torch.no_grad():
+        want = layer_scale * whole(x)
+        folded = FoldedInteraction(whole, layer_scale)
+        assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+        assert torch.allclose(folded(x), want, rtol=1e-5, atol=1e-6)
+        without_border = folded(x) - folded.border + folded.border.mean(1, keepdim=True)
+        assert not torch.allclose(without_border, want, rtol=1e-2, atol=1e-2)
