@@ -52,7 +52,7 @@ def row(**changed):
         "peak": {"flops_per_s": 112e9, "method": "numpy product"},
         "load": 0.5,
         "others": 0.04,
-        "created": "2026-01-02T03:04:05+00:00",
+        "created": "2026-12-02T03:04:05+00:00",
         "candidates": candidates,
         **changed,
     }
@@ -181,6 +181,19 @@ def test_the_page_names_who_fell_behind(record):
     assert "measured: elevit 0.909 ± 0" in text
 
 
+def test_rows_of_an_earlier_exporter_are_marked(record):
+    record["batch-1"]["pvt_tiny"]["created"] = "2026-11-30T10:41:00+00:00"
+    newest = row(code="new", created="2026-12-03T00:00:00+00:00")
+    record["zoo-16"] = {"elevit": row(code="old"), "levit_cifar10": newest}
+    text = page(record)
+    assert "| pvt_tiny † | " in text
+    assert "| deit_small | " in text
+    assert "| elevit † | " in text
+    assert "| levit_cifar10 | " in text
+    for batch in (1, 16):
+        assert f"in onnxruntime at batch {batch}, of 2 measured, 1 of them †\n" in text
+
+
 def test_the_table_says_why_there_is_no_figure(record):
     text = page(record)
     line = next(line for line in text.splitlines() if line.startswith("| deit_small | 1"))
@@ -191,7 +204,7 @@ def test_the_table_says_why_there_is_no_figure(record):
 
 
 def test_the_page_tells_the_circumstances(record):
-    record["batch-1"]["pvt_tiny"] |= {"load": 1.2, "created": "2026-02-03T00:00:00+00:00"}
+    record["batch-1"]["pvt_tiny"] |= {"load": 1.2, "created": "2026-12-03T00:00:00+00:00"}
     text = page(record)
     for said in (
         "* processor: A Processor\n",
@@ -199,7 +212,7 @@ def test_the_page_tells_the_circumstances(record):
         "* cores that others kept busy during a row: 0.04\n",
         "* openings of a file: 3\n",
         "* rounds of an opening: 20 to 31\n",
-        "* measured: 2026-01-02 to 2026-02-03\n",
+        "* measured: 2026-12-02 to 2026-12-03\n",
         "* onnxslim not installed\n",
         "* peak: numpy product, one thread, 112 GFLOP/s\n",
     ):
