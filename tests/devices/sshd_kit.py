@@ -120,8 +120,11 @@ class Sshd:
         process, self._process = self._process, None
         if process is None:
             return
-        for pid in [*_descendants(process.pid), process.pid]:
-            _signal(pid, signal.SIGKILL)
+        pids = [*_descendants(process.pid), process.pid]
+        # All stand still first, or a connection could still tell what died before it.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                _signal(pid, number)
         process.wait(10)
 
     def cut(self) -> list[int]:
