@@ -34,6 +34,17 @@ class Forward(nn.Module):
         return self.function(self, x)
 
 
+class Held(nn.Module):
+    """A constant of random numbers, given when called."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(shape))
+
+    def forward(self) -> Tensor:
+        return self.values
+
+
 def program_of(
     function: Callable[..., Any],
     shape: Sequence[int],

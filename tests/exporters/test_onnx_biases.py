@@ -1,24 +1,14 @@
 """Scores of one head and their bias in one operator."""
 
 import pytest
-import torch
 from optimized_kit import operators
-from program_kit import ROUNDING, error_of, program_of, write
+from program_kit import ROUNDING, Held, error_of, program_of, write
 from torch import nn
 
 from exporters.onnx import OnnxExporter
 
 EXPORTER = OnnxExporter()
 CHANNELS, ROWS, TOKENS = 8, 3, 9
-
-
-class Held(nn.Module):
-    def __init__(self, *shape):
-        super().__init__()
-        self.values = nn.Parameter(torch.randn(shape))
-
-    def forward(self):
-        return self.values
 
 
 def of_maps(m, x):

@@ -4,7 +4,7 @@ import onnx
 import pytest
 import torch
 from optimized_kit import operators, optimized
-from program_kit import ROUNDING, elevit, error_of, program_of, write
+from program_kit import ROUNDING, Held, elevit, error_of, program_of, write
 from torch import nn
 
 from exporters.onnx import OnnxExporter
@@ -29,15 +29,6 @@ def layers():
         "full": Held(1, HEADS, TOKENS, TOKENS),
         "token": Held(1, 1, WIDTH),
     }
-
-
-class Held(nn.Module):
-    def __init__(self, *shape):
-        super().__init__()
-        self.values = nn.Parameter(torch.randn(shape))
-
-    def forward(self):
-        return self.values
 
 
 def attention(m, x, change=lambda m, scores: scores.softmax(-1)):
