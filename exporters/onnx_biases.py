@@ -76,6 +76,8 @@ def _scores(graph: Graph, add: Any) -> _Scores | None:
         shape = graph.shape(name)
         if not _is_matrix(shape) or attribute(softmax, "axis", -1) not in {-1, len(shape) - 1}:
             continue
+        if any(len(graph.shape(factor)) != len(shape) for factor in product.input):
+            continue  # a vector, say
         turned = graph.reader(softmax.output[0], "Transpose")
         if graph.reader(name, "Add") and bias.shape[-2:] == shape[-2:]:
             scores = _Scores(product, bias, add, softmax, turned)

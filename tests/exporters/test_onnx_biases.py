@@ -35,6 +35,7 @@ def layers():
         "bias": Held(TOKENS, TOKENS),
         "full": Held(1, TOKENS, TOKENS),
         "row": Held(1, TOKENS),
+        "short": Held(1, CHANNELS),
         "weight": Held(TOKENS, TOKENS),
     }
 
@@ -87,6 +88,7 @@ LEFT = {
     "scores read elsewhere": read_elsewhere,
     "sum read elsewhere": sum_read_elsewhere,
     "weights read elsewhere": weights_read_elsewhere,
+    "a vector": lambda m, x: (x.exp() @ x[0, 0] + m.short()).softmax(-1) @ x[0],
     "a matrix behind": lambda m, x: (x.mT @ x + m.bias()).softmax(-1) @ m.weight(),
 }
 
