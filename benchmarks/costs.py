@@ -1,6 +1,7 @@
 """What exporting and benching cost, and what parts of models take, for the page of races.
 
-python -m benchmarks.costs [depthwise border export_cost agent_overhead two_percent] [--publish]
+python -m benchmarks.costs [depthwise border products export_cost agent_overhead two_percent]
+    [--publish]
 
 ``--publish`` writes ``docs/costs.json`` and ends with 3 where the machine is busy; the
 benchmarks run by themselves as well.
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import agent_overhead, border, depthwise, export_cost, two_percent
+from benchmarks import agent_overhead, border, depthwise, export_cost, products, two_percent
 from benchmarks.peers import SETTLE_S, BusyError, settle
 from benchmarks.record import COSTS, read_record
 from devices.agent.facts import cpu
@@ -26,6 +27,7 @@ from edgevit.versions import tool_versions
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "depthwise": depthwise.table,
     "border": border.table,
+    "products": products.table,
     "export_cost": export_cost.table,
     "agent_overhead": agent_overhead.table,
     "two_percent": two_percent.table,

@@ -6,8 +6,12 @@ import torch
 from benchmarks import depthwise
 from benchmarks.border import FoldedInteraction
 from benchmarks.export_cost import CAPTURE, DEFAULT, LEAST, OLDER, OURS, lines
+from benchmarks.products import Products
+from benchmarks.products import lines as product_lines
 from benchmarks.two_percent import differs, differs_paired, rates
 from benchmarks.two_percent import lines as two_percent_lines
+from edgevit.zoo.counting import count_macs
+from edgevit.zoo.models.deit import DeiT, DeiTConfig
 from edgevit.zoo.models.xcit import LocalPatchInteraction
 from edgevit.zoo.randomize import randomize_
 
@@ -104,3 +108,29 @@ def test_a_batchnorm_is_folded_with_its_border():
         assert torch.allclose(folded(x), want, rtol=1e-5, atol=1e-6)
         without_border = folded(x) - folded.border + folded.border.mean(1, keepdim=True)
         assert not torch.allclose(without_border, want, rtol=1e-2, atol=1e-2)
+
+
+def test_products_alone_are_all_of_a_models_products():
+    whole = DeiT(DeiTConfig(image_size=64, width=64, depth=2, heads=4, num_classes=10)).eval()
+    image, alone = torch.randn(1, 3, 64, 64), Products(whole).eval()
+    assert count_macs(alone, (image,)) == count_macs(whole, (image,))
+    with torch.no_grad():
+        logits = alone(image)
+    assert logits.shape == (1, 10)
+    assert logits.isfinite().all()
+    assert 1e-3 < logits.abs().max() < 1e3  # no denormal numbers, which take longer
+
+
+def test_a_gain_beyond_what_products_leave_is_out_of_reach():
+    def told(own, alone):
+        samples = [[[seconds, seconds]] * 3 for seconds in (1.0, 1.0, 1 / own, 1 / alone)]
+        *table, verdict = product_lines({"onnxruntime": samples, "executorch": samples})
+        assert f"| executorch | 1000.00 | 1.000 ± 0 | {own:.3f} ± 0 | {alone:.3f} ± 0 |" in table
+        return verdict
+
+    assert told(1.1, 1.2) == (
+        "* **out of reach**: deit_small in executorch: 1.100 ± 0 of its own naive; 1.35 wanted; "
+        "products alone 1.200 ± 0"
+    )
+    assert told(1.1, 1.5).startswith("* **missed**")
+    assert told(1.4, 1.5).startswith("* **holds**")
