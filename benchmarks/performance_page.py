@@ -6,6 +6,7 @@ python -m benchmarks.performance_page --check    exit 1 if it is not what would 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -161,7 +162,8 @@ def cost_sections(costs: Rows) -> Iterator[str]:
         versions = ", ".join(f"{tool} {number}" for tool, number in found["versions"].items())
         yield f"### {COSTS_TITLES[name]}\n"
         told = verdicts(found["lines"])
-        yield "\n".join(line for line in found["lines"] if line not in told) + "\n"
+        text = "\n".join(line for line in found["lines"] if line not in told)
+        yield re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
         yield (
             f"`python -m benchmarks.{name}`, {found['created'][:10]}, {found['cpu']['model']}, "
             f"load average {found['load']}, {versions}\n"
