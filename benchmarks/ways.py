@@ -28,7 +28,6 @@ __all__ = [
     "NAIVE",
     "OURS",
     "USUAL",
-    "USUAL_EXECUTORCH",
     "WITH_JOINED",
     "Candidate",
     "NothingToDoError",
